@@ -1,0 +1,1 @@
+"""Language models between autoregression and diffusion, in JAX and Flax."""

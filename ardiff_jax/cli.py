@@ -1,0 +1,83 @@
+"""What all commands share: flags, plain messages for user mistakes, exit status 2."""
+
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from ardiff_jax.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a command: parses the flags, calls `main`, turns a `UserError` into exit status 2."""
+
+  def guarded(argv: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)  # libraries' notices are not for the user
+    if len(argv) > 1:
+      _fail(f'unexpected argument {argv[1]!r}; flags look like --name=value')
+    try:
+      main()
+    except UserError as error:
+      _fail(str(error))
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def define_config() -> config_flags.config_flags._ConfigFlag:
+  """Defines --config=FILE.py[:SIZE] and --config.KEY=VALUE."""
+  return config_flags.DEFINE_config_file(
+    'config', help_string='Config file, e.g. configs/epsilon_hybrid.py:tiny.', lock_config=True
+  )
+
+
+def read_config(flag: flags.FlagHolder) -> ConfigDict:
+  """Returns the config with its overrides.
+
+  Raises:
+    UserError: no config was named, or its file cannot be loaded.
+  """
+  try:
+    config = flag.value
+    if config is not None:
+      config.lock()  # a file that failed to load fails at the first look at the config
+  except Exception as error:  # the file is executed: whatever it raises, in a long report
+    raise UserError(f'the config file of --config cannot be loaded: {_last_line(error)}') from None
+  if config is None:
+    raise UserError('--config is missing, e.g. --config=configs/epsilon_hybrid.py:tiny')
+  return config
+
+
+def read_workdir(flag: flags.FlagHolder) -> pathlib.Path:
+  """Returns --workdir as an absolute path.
+
+  Raises:
+    UserError: it was not given.
+  """
+  if not flag.value:
+    raise UserError('--workdir is missing, e.g. --workdir=runs/first')
+  return pathlib.Path(flag.value).expanduser().absolute()
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _fail(_last_line(error))  # a failing config file comes with its traceback
+  except (AttributeError, KeyError, TypeError, ValueError) as error:  # a --config.KEY=VALUE
+    key = re.search(r'[\w.]+', str(error))
+    nearest = re.search(r'Did you mean "(\w+)"', str(error))
+    hint = f'; did you mean {nearest[1]!r}?' if nearest else ''
+    _fail(f'unknown config key {key[0] if key else error!r}{hint}')
+
+
+def _last_line(error: Exception) -> str:
+  return str(error).strip().splitlines()[-1].strip()
+
+
+def _fail(message: str) -> NoReturn:
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(2)

@@ -1,0 +1,1 @@
+"""Text in, batches of token ids out: corpora, tokenizers, packing and the Grain pipeline."""

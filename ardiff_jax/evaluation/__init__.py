@@ -1,0 +1,1 @@
+"""What stands beside a model's own figures: baselines that tell a reader what was learned."""

@@ -1,0 +1,124 @@
+"""Likelihood of packed text under a model: exact for AR, the bound of `bounds` for the rest."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ardiff_jax import bounds, rng
+from ardiff_jax.hyperschedules import Hyperschedule
+from ardiff_jax.method import Method
+from ardiff_jax.objectives import reading_nats
+from ardiff_jax.training import mesh as mesh_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood:
+  """Negative log-likelihood of some text.
+
+  Attributes:
+    nats: total.
+    tokens: number of tokens it is summed over.
+    stderr: standard error of nats per token, over sequences and the noise drawn for them.
+    kind: 'exact', or 'bound' for an upper bound.
+  """
+
+  nats: float
+  tokens: int
+  stderr: float
+  kind: str
+
+  @property
+  def nll_per_token(self) -> float:
+    """Nats per token."""
+    return self.nats / self.tokens
+
+  @property
+  def perplexity(self) -> float:
+    return math.exp(min(self.nll_per_token, 700.0))
+
+  def bits_per_byte(self, num_bytes: int) -> float:
+    """Bits per byte of the text, which compares across tokenizers."""
+    return self.nats / math.log(2) / num_bytes
+
+
+def describe_law(method: Method) -> str:
+  """Returns whose law the likelihood is of: bounds are of a sampler, not of a network."""
+  if method.is_autoregressive:
+    return 'exact, of autoregressive sampling'
+  return (
+    f'upper bound, of absorbing ancestral sampling on {method.hyperschedule.name} '
+    'without correction, temperature or truncation'
+  )
+
+
+def measure(
+  method: Method,
+  params: dict,
+  batches: Iterable[dict[str, np.ndarray]],
+  *,
+  num_samples: int,
+  seed: int,
+  mesh: Mesh,
+  report: Callable[[int], None] = lambda _: None,
+) -> Likelihood:
+  """Sums the negative log-likelihood over batches.
+
+  Args:
+    method: the model's parts.
+    params: parameters of the network, placed on the mesh.
+    batches: {'tokens': int32[B, L], 'loss_mask': bool[B, L]}; tokens outside the mask are given.
+    num_samples: rows of the hyperschedule drawn per sequence; unused when exact.
+    seed: of the rows and the noise.
+    mesh: devices.
+    report: called with the number of tokens done after every batch.
+  """
+  root = rng.stream(jax.random.key(seed), 'likelihood')
+  schedule = mesh_lib.repeat(mesh, method.hyperschedule)
+  nats, counts = [], []
+  with mesh_lib.use(mesh):
+    for index, batch in enumerate(batches):
+      placed = mesh_lib.place_whole(mesh, batch)
+      key = jax.random.fold_in(root, index)
+      nats_B = _batch_nats(
+        method, params, schedule, placed['tokens'], placed['loss_mask'], key, num_samples
+      )
+      nats.append(np.asarray(nats_B, np.float64))
+      counts.append(batch['loss_mask'].sum(axis=1))
+      report(sum(int(x.sum()) for x in counts))
+  return _summarise(
+    np.concatenate(nats), np.concatenate(counts), 'exact' if method.is_autoregressive else 'bound'
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('method', 'num_samples'))
+def _batch_nats(
+  method: Method,
+  params: dict,
+  hyperschedule: Hyperschedule,
+  tokens: jax.Array,
+  counted: jax.Array,
+  key: jax.Array,
+  num_samples: int,
+) -> jax.Array:
+  """Returns float32[B], nats of each sequence."""
+  if method.is_autoregressive:
+    nats_BxL = reading_nats(method.denoise, params, tokens, hyperschedule)
+    return jnp.where(counted, nats_BxL, 0.0).sum(axis=1)
+  return bounds.monte_carlo(
+    method.denoise, params, method.absorbing, hyperschedule, tokens, counted, key, num_samples
+  )
+
+
+def _summarise(nats_N: np.ndarray, counts_N: np.ndarray, kind: str) -> Likelihood:
+  """Totals, and the standard error of their ratio over sequences (delta method)."""
+  nats_N, counts_N = nats_N[counts_N > 0], counts_N[counts_N > 0]
+  tokens, n = int(counts_N.sum()), len(counts_N)
+  residual_N = nats_N - counts_N * nats_N.sum() / tokens
+  stderr = math.sqrt((residual_N**2).sum() * n / max(n - 1, 1)) / tokens if n > 1 else math.nan
+  return Likelihood(float(nats_N.sum()), tokens, stderr, kind)

@@ -1,0 +1,132 @@
+"""A method = noise + hyperschedule + denoiser + objective, assembled from a config."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ardiff_jax import hyperschedules, noise
+from ardiff_jax.errors import UserError
+from ardiff_jax.hyperschedules import Hyperschedule
+from ardiff_jax.models.denoiser import Denoiser, make_denoiser
+from ardiff_jax.models.transformer import Transformer, TransformerConfig
+from ardiff_jax.noise import Process
+from ardiff_jax.objectives import NextToken, WeightedCrossEntropy
+from ardiff_jax.sampling import steppers
+from ardiff_jax.sampling.steppers import Stepper
+
+PROCESSES = {'absorbing': noise.absorbing, 'epsilon_hybrid': noise.epsilon_hybrid}
+OBJECTIVES = {'next_token': NextToken, 'weighted_cross_entropy': WeightedCrossEntropy}
+STEPPERS = {'ancestral': steppers.ancestral, 'acs': steppers.acs}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """The parts a config names.
+
+  Attributes:
+    process: noise of training.
+    hyperschedule: rows of training and evaluation.
+    denoise: the network under the method's attention and alignment.
+    objective: the training loss.
+  """
+
+  process: Process
+  hyperschedule: Hyperschedule
+  denoise: Denoiser
+  objective: NextToken | WeightedCrossEntropy
+
+  @property
+  def is_autoregressive(self) -> bool:
+    """Whether the likelihood is exact, in one pass."""
+    return isinstance(self.objective, NextToken)
+
+  @property
+  def absorbing(self) -> noise.Absorbing:
+    """Absorbing noise on the clock of training: what bounds and samplers follow."""
+    return noise.absorbing(self.process.vocab_size, self.process.delta)
+
+
+def build(config: ConfigDict, vocab_size: int, bos_id: int) -> Method:
+  """Assembles the method of a config.
+
+  Args:
+    config: a whole experiment config.
+    vocab_size: V of the tokenizer.
+    bos_id: token in front of the text.
+
+  Raises:
+    UserError: an unknown name or a value out of range, with the key it came from.
+  """
+  with _blaming('noise'):
+    process = _call(PROCESSES, config.noise, vocab_size=vocab_size)
+  schedule = make_hyperschedule(config)
+  with _blaming('model'):
+    network = Transformer(TransformerConfig(vocab_size=vocab_size, **config.model))
+  with _blaming('denoiser'):
+    denoise = make_denoiser(network, schedule, bos_id=bos_id, **config.denoiser)
+  with _blaming('objective'):
+    objective = _call(OBJECTIVES, config.objective, process=process)
+    causal = (denoise.alignment, denoise.context, denoise.window) == ('shifted', 'causal', 'causal')
+    if isinstance(objective, NextToken) and not causal:
+      raise ValueError(
+        'next_token needs denoiser alignment shifted, context causal, window causal: '
+        'any other would show the network the token it predicts'
+      )
+  return Method(process, schedule, denoise, objective)
+
+
+def make_hyperschedule(config: ConfigDict, num_levels: int | None = None) -> Hyperschedule:
+  """Returns config.hyperschedule over config.data.length positions, with T = num_levels if given.
+
+  Raises:
+    UserError: an unknown name or a value out of range.
+  """
+  settings = dict(config.hyperschedule)
+  if num_levels is not None:
+    settings['num_levels'] = num_levels
+  with _blaming('hyperschedule'):
+    return _call(hyperschedules.BY_NAME, settings, length=config.data.length)
+
+
+def make_stepper(process: Process, name: str, eta: float) -> Stepper:
+  """Returns the stepper `name`.
+
+  Raises:
+    UserError: it is unknown, or the model was not trained for it.
+  """
+  if name not in STEPPERS:
+    raise UserError(f'unknown sampler {name!r}; known: {", ".join(STEPPERS)}')
+  if name == 'acs' and not isinstance(process, noise.EpsilonHybrid):
+    raise UserError(
+      'sampler acs corrects visible tokens, and this model was not trained on any: '
+      'it needs noise epsilon_hybrid; use --sampler=ancestral'
+    )
+  with _blaming('sampling'):
+    return _call(STEPPERS, {'name': name, 'eta': eta})
+
+
+def _call(known: dict[str, Any], settings: ConfigDict | dict, **extra: Any) -> Any:
+  """Calls known[settings['name']] with those of the settings that it takes."""
+  settings = dict(settings)
+  name = settings.pop('name')
+  if name not in known:
+    raise ValueError(f'unknown name {name!r}; known: {", ".join(known)}')
+  parameters = inspect.signature(known[name]).parameters
+  return known[name](**{k: v for k, v in (settings | extra).items() if k in parameters})
+
+
+class _blaming:
+  """Turns a ValueError into a message that names the part of the config at fault."""
+
+  def __init__(self, part: str):
+    self._part = part
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    if isinstance(error, ValueError | TypeError):
+      raise UserError(f'config.{self._part}: {error}') from error
+    return False

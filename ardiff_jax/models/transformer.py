@@ -1,0 +1,288 @@
+"""The one network of this codebase: a pre-norm transformer over rows of tokens.
+
+  tokens, noise level, positions, attention mask  ->  logits
+
+Rotary positions are explicit, so rows may repeat or skip positions; noise conditioning is per
+row, so every position may be at its own noise level. Layers run under `nn.scan`.
+
+Shapes: B batch, R rows, D model width, H query heads, K key/value heads, E head width,
+V vocabulary.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ardiff_jax.masks import AttentionMask
+from ardiff_jax.models.attention import attend, rotary_phases, rotate
+
+_VOCAB_MULTIPLE = 128  # embedding rows are padded to this, so that they shard over a mesh axis
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Static description of a transformer.
+
+  Attributes:
+    vocab_size: V, without the mask.
+    model_dim: D.
+    num_layers: number of blocks.
+    num_heads: query heads; model_dim must be a multiple, with an even quotient (rotary).
+    num_kv_heads: key/value heads (grouped-query attention); 0 means num_heads.
+    mlp_dim: hidden width of the MLP; 0 means 4 * model_dim.
+    norm: 'layernorm' (no bias) or 'rmsnorm'.
+    activation: 'gelu' or 'swiglu'.
+    conditioning: 'none', or 'adaln': every norm shifted and scaled by the row's noise level.
+    tie_embedding: whether the output projection is the token embedding.
+    dropout: rate on the branches; 0 for none.
+    remat: whether a block's activations are recomputed in the backward pass.
+    rope_base: base of the rotary frequencies.
+    dtype: computation dtype; parameters stay float32, logits are float32.
+  """
+
+  vocab_size: int
+  model_dim: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int = 0
+  mlp_dim: int = 0
+  norm: str = 'layernorm'
+  activation: str = 'gelu'
+  conditioning: str = 'none'
+  tie_embedding: bool = True
+  dropout: float = 0.0
+  remat: bool = True
+  rope_base: float = 10_000.0
+  dtype: str = 'float32'
+
+  def __post_init__(self):
+    if self.model_dim % (2 * self.num_heads):
+      raise ValueError(
+        f'model_dim {self.model_dim} must be a multiple of 2 x num_heads = {2 * self.num_heads}'
+      )
+    if self.num_heads % self.kv_heads:
+      raise ValueError(
+        f'num_heads {self.num_heads} must be a multiple of num_kv_heads {self.kv_heads}'
+      )
+    for field, known in _CHOICES.items():
+      if getattr(self, field) not in known:
+        raise ValueError(f'{field} {getattr(self, field)!r} must be one of {", ".join(known)}')
+
+  @property
+  def kv_heads(self) -> int:
+    return self.num_kv_heads or self.num_heads
+
+  @property
+  def head_dim(self) -> int:
+    return self.model_dim // self.num_heads
+
+  @property
+  def hidden_dim(self) -> int:
+    return self.mlp_dim or 4 * self.model_dim
+
+
+_CHOICES = {
+  'norm': ('layernorm', 'rmsnorm'),
+  'activation': ('gelu', 'swiglu'),
+  'conditioning': ('none', 'adaln'),
+  'dtype': ('float32', 'bfloat16'),
+}
+
+# Sizes; everything else of a config is the user's. `small` and `medium` are the papers'.
+PRESETS = {
+  'tiny': dict(model_dim=192, num_layers=4, num_heads=6),
+  'small': dict(model_dim=768, num_layers=12, num_heads=12),
+  'medium': dict(model_dim=1024, num_layers=24, num_heads=16),
+}
+
+
+class Transformer(nn.Module):
+  """Rows of tokens to logits."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: jax.Array,
+    *,
+    sigma: jax.Array,
+    positions: jax.Array,
+    mask: AttentionMask | None = None,
+    num_outputs: int | None = None,
+    deterministic: bool = True,
+  ) -> jax.Array:
+    """Runs the network.
+
+    Args:
+      tokens: int32[B, R] in 0..V, the mask being V.
+      sigma: float32[B, R], noise level of the token each row shows; unused without conditioning.
+      positions: int32[R] or int32[B, R].
+      mask: who may attend to whom; None lets every row see every row.
+      num_outputs: how many leading rows to project onto the vocabulary; None for all.
+      deterministic: False to draw dropout, from the 'dropout' stream.
+
+    Returns:
+      float32[B, num_outputs, V].
+    """
+    cfg = self.config
+    dtype = jnp.dtype(cfg.dtype)
+    rows = -(-(cfg.vocab_size + 1) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+    embedding_VxD = self.param(
+      'embedding',
+      nn.with_logical_partitioning(nn.initializers.normal(cfg.model_dim**-0.5), ('vocab', 'embed')),
+      (rows, cfg.model_dim),
+    )
+    x_BxRxD = jnp.take(embedding_VxD, tokens, axis=0).astype(dtype)
+    x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
+
+    condition = None
+    if cfg.conditioning == 'adaln':
+      condition = NoiseEmbedding(cfg.model_dim // 4, name='noise_embedding')(sigma).astype(dtype)
+    phases = rotary_phases(positions, cfg.head_dim, cfg.rope_base)
+    allowed = None if mask is None else mask.dense(positions)
+
+    block = nn.remat(Block, prevent_cse=False, static_argnums=(5,)) if cfg.remat else Block
+    layers = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=nn.broadcast,
+      length=cfg.num_layers,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )
+    x_BxRxD, _ = layers(cfg, name='blocks')(x_BxRxD, condition, phases, allowed, deterministic)
+
+    x_BxRxD = x_BxRxD[:, :num_outputs]
+    shift_scale = None
+    if condition is not None:
+      modulation = Modulation(2, cfg.model_dim, name='final_modulation')
+      shift_scale = modulation(condition[:, :num_outputs])
+    x_BxRxD = _modulate(_norm(cfg, 'final_norm')(x_BxRxD), shift_scale)
+    if cfg.tie_embedding:
+      kernel_DxV = embedding_VxD[: cfg.vocab_size].T
+      logits = _matmul_2d(x_BxRxD, kernel_DxV.astype(dtype))
+    else:
+      logits = Dense((rows,), ('embed', 'vocab'), name='head')(x_BxRxD)[..., : cfg.vocab_size]
+    return nn.with_logical_constraint(
+      logits.astype(jnp.float32), ('batch', 'length', 'activation_vocab')
+    )
+
+
+class Block(nn.Module):
+  """Attention and MLP, each normalised first and added to the stream."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BxRxD: jax.Array,
+    condition: jax.Array | None,
+    phases: tuple[jax.Array, jax.Array],
+    allowed: jax.Array | None,
+    deterministic: bool,
+  ) -> tuple[jax.Array, None]:
+    cfg = self.config
+    attention_mod = mlp_mod = None
+    attention_gate = mlp_gate = 1.0
+    if condition is not None:
+      modulation = Modulation(6, cfg.model_dim, name='modulation')(condition)
+      attention_mod, attention_gate = modulation[:2], modulation[2]
+      mlp_mod, mlp_gate = modulation[3:5], modulation[5]
+    dropout = nn.Dropout(cfg.dropout, deterministic=deterministic)
+
+    y = _modulate(_norm(cfg, 'attention_norm')(x_BxRxD), attention_mod)
+    heads = (cfg.num_heads, cfg.head_dim)
+    kv_heads = (cfg.kv_heads, cfg.head_dim)
+    q_BxRxHxE = rotate(Dense(heads, ('embed', 'heads', 'head_dim'), name='query')(y), phases)
+    k_BxRxKxE = rotate(Dense(kv_heads, ('embed', 'heads', 'head_dim'), name='key')(y), phases)
+    v_BxRxKxE = Dense(kv_heads, ('embed', 'heads', 'head_dim'), name='value')(y)
+    y = attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, allowed).reshape(x_BxRxD.shape)
+    y = Dense((cfg.model_dim,), ('heads', 'embed'), name='attention_out')(y)
+    x_BxRxD += attention_gate * dropout(y)
+
+    y = _modulate(_norm(cfg, 'mlp_norm')(x_BxRxD), mlp_mod)
+    hidden = Dense((cfg.hidden_dim,), ('embed', 'mlp'), name='mlp_in')(y)
+    if cfg.activation == 'swiglu':
+      hidden *= nn.silu(Dense((cfg.hidden_dim,), ('embed', 'mlp'), name='mlp_gate')(y))
+    else:
+      hidden = nn.gelu(hidden)
+    y = Dense((cfg.model_dim,), ('mlp', 'embed'), name='mlp_out')(hidden)
+    x_BxRxD += mlp_gate * dropout(y)
+    return nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation')), None
+
+
+class Dense(nn.Module):
+  """A linear map from the last axis to `features`, without bias.
+
+  Attributes:
+    features: output axes.
+    axes: logical names of the kernel's axes, input first.
+    zero: whether the kernel starts at zero rather than scaled by its fan-in.
+  """
+
+  features: tuple[int, ...]
+  axes: tuple[str, ...]
+  zero: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    out_axes = tuple(range(1, len(self.features) + 1))
+    init = nn.initializers.lecun_normal(in_axis=0, out_axis=out_axes)
+    if self.zero:
+      init = nn.initializers.zeros_init()
+    kernel = self.param(
+      'kernel', nn.with_logical_partitioning(init, self.axes), (x.shape[-1], *self.features)
+    )
+    y = _matmul_2d(x, kernel.reshape(x.shape[-1], -1).astype(x.dtype))
+    return y.reshape(*x.shape[:-1], *self.features)
+
+
+class NoiseEmbedding(nn.Module):
+  """Noise level to a condition vector: sinusoids of sigma, then a small MLP (DiT's)."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, sigma_BxR: jax.Array) -> jax.Array:
+    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(128, dtype=jnp.float32) / 128)
+    angles = sigma_BxR[..., None].astype(jnp.float32) * frequencies[None, None]
+    x = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    x = nn.silu(Dense((self.features,), ('sinusoid', 'condition'), name='in')(x))
+    return nn.silu(Dense((self.features,), ('condition', 'condition_out'), name='out')(x))
+
+
+class Modulation(nn.Module):
+  """Condition vector to `count` vectors of the model width, all zero at the start."""
+
+  count: int
+  model_dim: int
+
+  @nn.compact
+  def __call__(self, condition: jax.Array) -> list[jax.Array]:
+    axes = ('condition', 'modulation', 'embed')
+    modulation = Dense((self.count, self.model_dim), axes, zero=True, name='map')(condition)
+    return [modulation[..., i, :] for i in range(self.count)]
+
+
+def _norm(cfg: TransformerConfig, name: str) -> nn.Module:
+  scale_init = nn.with_logical_partitioning(nn.initializers.ones_init(), ('embed',))
+  kwargs = dict(scale_init=scale_init, dtype=jnp.dtype(cfg.dtype), name=name)
+  if cfg.norm == 'rmsnorm':
+    return nn.RMSNorm(epsilon=1e-5, **kwargs)
+  return nn.LayerNorm(epsilon=1e-5, use_bias=False, **kwargs)
+
+
+def _modulate(x: jax.Array, shift_scale: list[jax.Array] | None) -> jax.Array:
+  if shift_scale is None:
+    return x
+  shift, scale = shift_scale
+  return x * (1.0 + scale) + shift
+
+
+def _matmul_2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """x @ kernel over flattened rows: on CPU the gradient of a 3-D product copies its operand."""
+  return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])

@@ -1,0 +1,225 @@
+"""Pictures: hyperschedules with their regions, and training curves.
+
+Each function returns a Matplotlib Figure that no global state knows of; `to_svg` and
+`Figure.savefig` write it.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from ardiff_jax.hyperschedules import Hyperschedule, Region
+
+# Told apart without colour too: settled is dark, active light to middling, worthless nearly white.
+SETTLED, WORTHLESS, INK, FAINT = '#1f4e79', '#eceef1', '#24292f', '#6b7280'
+COLORS = LinearSegmentedColormap.from_list(
+  'noise level', ['#fff3c4', '#f6b352', '#d9590f'], under=SETTLED, over=WORTHLESS
+)
+TRAIN, VALID = '#1f6fb4', '#d9590f'
+
+_STYLE = {
+  'font.family': 'DejaVu Sans',  # comes with Matplotlib, so pictures look alike everywhere
+  'font.size': 8,
+  'text.color': INK,
+  'axes.edgecolor': '#c3c8cf',
+  'axes.labelcolor': INK,
+  'axes.linewidth': 0.8,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid.axis': 'y',
+  'grid.color': '#e7e9ec',
+  'grid.linewidth': 0.8,
+  'xtick.color': FAINT,
+  'ytick.color': FAINT,
+  'legend.frameon': False,
+  'figure.facecolor': 'white',
+  'savefig.facecolor': 'white',
+  'lines.solid_capstyle': 'round',
+  'svg.hashsalt': 'ardiff_jax',  # the same picture is the same file
+}
+
+_MAX_ROWS = 512  # of a picture; longer schedules show as many of their rows, evenly spaced
+_MAX_VECTOR_CELLS = 2500  # beyond these, an SVG holds the cells as pixels
+_MAX_RULED_CELLS = 40  # along an axis; beyond these, no lines between cells
+_SMOOTHED_RECORDS = 40  # from these on, the loss gets a smoothed line
+
+
+@mpl.rc_context(_STYLE)
+def hyperschedule(schedule: Hyperschedule) -> Figure:
+  """Draws the levels of a schedule: position to the right, generation step downward.
+
+  Row s is the text before step s, row S the finished text. Settled and worthless positions have
+  one colour each, active ones that of their noise level, and lines part the regions.
+  """
+  figure = Figure(figsize=(4.6, 4.9), layout='constrained')
+  axes = figure.add_subplot()
+  _draw(axes, schedule)
+  axes.set_ylabel('generation step')
+  _region_legend(figure)
+  return figure
+
+
+@mpl.rc_context(_STYLE)
+def gallery(schedules: Sequence[Hyperschedule]) -> Figure:
+  """Draws schedules side by side on one scale of steps, with one legend; 10 inches wide."""
+  figure = Figure(figsize=(10, 3.9), layout='constrained')
+  figure.get_layout_engine().set(wspace=0.03)
+  panels = figure.subplots(1, len(schedules), sharey=True, squeeze=False)[0]
+  for axes, schedule in zip(panels, schedules, strict=True):
+    _draw(axes, schedule)
+  panels[0].set_ylim(max(s.num_steps for s in schedules) + 0.5, -0.5)
+  panels[0].set_ylabel('generation step')
+  _region_legend(figure)
+  return figure
+
+
+@mpl.rc_context(_STYLE)
+def curves(records: Sequence[dict[str, Any]]) -> Figure:
+  """Draws the loss and the learning rate over the steps of a run.
+
+  Args:
+    records: lines of metrics.jsonl: those of split "train" have "step", "loss" (nats per token)
+      and "learning_rate"; those of "valid" "step", "nll_per_token" and "stderr" (nats per
+      token), "bits_per_byte" and "kind".
+  """
+  train = [r for r in records if r['split'] == 'train']
+  valid = [r for r in records if r['split'] == 'valid']
+  figure = Figure(figsize=(7.6, 4.4), layout='constrained')
+  top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+  if not records:
+    top.text(0.5, 0.5, 'no records yet', transform=top.transAxes, ha='center', color=FAINT)
+  if train:
+    _draw_loss(top, _column(train, 'step'), _column(train, 'loss'))
+    bottom.plot(
+      _column(train, 'step'), _column(train, 'learning_rate'), '.-', color=FAINT, markersize=2
+    )
+  if valid:
+    _draw_valid(top, valid)
+  top.set_ylabel('nats per token')
+  top.grid(True)
+  if records:
+    top.legend(loc='upper right')
+  bottom.set_ylabel('learning rate')
+  bottom.set_ylim(bottom=0)
+  bottom.ticklabel_format(axis='y', scilimits=(-2, 2))
+  bottom.set_xlabel('training step')
+  bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+  figure.align_ylabels()
+  return figure
+
+
+def to_svg(figure: Figure) -> str:
+  """Returns the figure as an SVG document, the same for the same figure whenever it is made."""
+  file = io.StringIO()
+  unstamped = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
+  with mpl.rc_context(_STYLE):
+    figure.savefig(file, format='svg', metadata=unstamped)
+  return file.getvalue()
+
+
+def _draw(axes: Axes, schedule: Hyperschedule) -> None:
+  """Draws one schedule: a mesh of cells, and the lines between regions."""
+  steps_R = np.unique(np.linspace(0, schedule.num_steps, _MAX_ROWS).round().astype(int))
+  levels_RxL = np.asarray(schedule.levels)[steps_R]
+  regions_RxL = np.full(levels_RxL.shape, Region.SETTLED, np.int8)  # row S is settled
+  regions_RxL[:-1] = schedule.regions(steps_R[:-1])
+
+  x = np.arange(schedule.length + 1) - 0.5
+  y = np.concatenate([[-0.5], (steps_R[1:] + steps_R[:-1]) / 2, [schedule.num_steps + 0.5]])
+  axes.pcolormesh(
+    *(x, y, levels_RxL + (regions_RxL == Region.WORTHLESS)),  # 0 settled, 1..T active, T+1
+    cmap=COLORS,
+    vmin=0.5,
+    vmax=schedule.num_levels,
+    edgecolors='white' if max(levels_RxL.shape) <= _MAX_RULED_CELLS else 'none',
+    linewidth=0.5,
+    rasterized=levels_RxL.size > _MAX_VECTOR_CELLS,
+  )
+  axes.add_collection(
+    LineCollection(_boundaries(regions_RxL, x, y), colors=INK, linewidths=1.1, capstyle='round'),
+    autolim=False,
+  )
+
+  kind, _, parameters = schedule.name.partition('(')
+  axes.set_title(kind, fontsize=10, fontweight='bold', pad=19)
+  axes.annotate(
+    parameters.removesuffix(')'),
+    *((0.5, 1), (0, 5)),
+    xycoords='axes fraction',
+    textcoords='offset points',
+    ha='center',
+    fontsize=7,
+    color=FAINT,
+  )
+  axes.set_ylim(schedule.num_steps + 0.5, -0.5)
+  axes.set_xlabel('position')
+  axes.spines[:].set_visible(False)
+  axes.tick_params(length=0)
+  for axis in (axes.xaxis, axes.yaxis):
+    axis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+
+
+def _boundaries(regions_RxL: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Returns float[N, 2, 2], the cell sides (x, y) to (x, y) that part two regions."""
+  row, column = np.nonzero(regions_RxL[:, 1:] != regions_RxL[:, :-1])
+  upright = np.stack([x[column + 1], y[row], x[column + 1], y[row + 1]], axis=1)
+  row, column = np.nonzero(regions_RxL[1:] != regions_RxL[:-1])
+  level = np.stack([x[column], y[row + 1], x[column + 1], y[row + 1]], axis=1)
+  return np.concatenate([upright, level]).reshape(-1, 2, 2)
+
+
+def _region_legend(figure: Figure) -> None:
+  shades = tuple(Patch(facecolor=COLORS(x)) for x in np.linspace(1, 0.1, 7))
+  figure.legend(
+    [Patch(facecolor=WORTHLESS), shades, Patch(facecolor=SETTLED)],
+    ['worthless: not started', 'active: noise level, high to low', 'settled: final'],
+    loc='outside lower center',
+    ncols=3,
+    handlelength=2.4,
+    handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+  )
+
+
+def _column(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+  return np.array([record[name] for record in records], float)
+
+
+def _draw_loss(axes: Axes, steps: np.ndarray, loss: np.ndarray) -> None:
+  if len(steps) < _SMOOTHED_RECORDS:
+    axes.plot(steps, loss, '.-', color=TRAIN, linewidth=1.4, label='training loss')
+    return
+  window = np.ones(len(steps) // 20)
+  smooth = np.convolve(loss, window, 'same') / np.convolve(np.ones_like(loss), window, 'same')
+  axes.plot(steps, loss, color=TRAIN, alpha=0.3, linewidth=0.8)
+  axes.plot(steps, smooth, color=TRAIN, linewidth=1.6, label='training loss, smoothed')
+
+
+def _draw_valid(axes: Axes, valid: Sequence[dict[str, Any]]) -> None:
+  last = valid[-1]
+  axes.errorbar(
+    *(_column(valid, name) for name in ('step', 'nll_per_token', 'stderr')),
+    fmt='o-',
+    color=VALID,
+    linewidth=1.4,
+    markersize=4,
+    capsize=2.5,
+    label=f'validation, {last["kind"]} ± standard error',
+  )
+  axes.annotate(
+    f'{last["bits_per_byte"]:.3f} bits/byte',
+    *((last['step'], last['nll_per_token']), (0, -12)),
+    textcoords='offset points',
+    ha='right',
+    va='top',
+    color=VALID,
+  )

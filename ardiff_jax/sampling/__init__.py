@@ -1,0 +1,1 @@
+"""Sampling: one scan over the rows of a hyperschedule, with interchangeable steppers."""

@@ -1,0 +1,1 @@
+"""Training: one sharded step, one loop, checkpoints that survive what happens to real jobs."""

@@ -1,0 +1,202 @@
+"""Checkpoints: state, moving average, data iterator and config, saved together by orbax.
+
+Saves run in the background and commit whole or not at all. Each carries a fingerprint of its
+arrays, checked on restore; a checkpoint that is damaged is passed over, with a notice, for the one
+before it.
+"""
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from ardiff_jax.errors import UserError
+from ardiff_jax.training.state import TrainState
+
+_FOLDER = 'checkpoints'
+_DAMAGED = 'damaged_checkpoints'
+
+
+class Checkpointer:
+  """Saves and restores the checkpoints of one work directory."""
+
+  def __init__(self, workdir: pathlib.Path, keep: int | None = None):
+    """Opens the directory for writing, keeping the newest `keep` checkpoints."""
+    self._workdir = workdir.absolute()
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+    )
+    self._options = options
+    self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=options)
+
+  def save(self, step: int, state: TrainState, iterator: Any, config: dict) -> None:
+    """Starts saving `step` in the background; does nothing if it is already saved.
+
+    Raises:
+      UserError: the previous save failed, e.g. for a full disk.
+    """
+    if step in self._manager.all_steps():
+      return
+    core, ema = _split(state)
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(core),
+      ema=ocp.args.StandardSave(ema),
+      data=grain.checkpoint.CheckpointSave(iterator),
+      meta=ocp.args.JsonSave(
+        {
+          'config': config,
+          'fingerprint': {'state': fingerprint(core), 'ema': fingerprint(ema)},
+        }
+      ),
+    )
+    with _explained(step, self._workdir):
+      self._manager.save(step, args=items)
+
+  def wait(self) -> None:
+    """Waits until what was started is on disk; raises as `save` does."""
+    with _explained(self._manager.latest_step(), self._workdir):
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Releases the manager; call it on every way out, else the newest save is lost."""
+    self._manager.close()
+
+  def restore(self, abstract: TrainState, iterator: Any) -> TrainState | None:
+    """Restores the newest sound checkpoint, moving damaged ones aside.
+
+    Args:
+      abstract: shapes, dtypes and shardings wanted.
+      iterator: data iterator, set in place to where the checkpoint left it.
+
+    Returns:
+      The state, or None if there is no checkpoint.
+
+    Raises:
+      UserError: there are checkpoints, but none can be read.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    core, ema = _split(abstract)
+    for step in steps:
+      try:
+        items = ocp.args.Composite(
+          state=ocp.args.StandardRestore(core),
+          ema=ocp.args.StandardRestore(ema),
+          data=grain.checkpoint.CheckpointRestore(iterator),
+          meta=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(step, args=items)
+        _verify('state', restored.state, restored.meta)
+        _verify('ema', restored.ema, restored.meta)
+      except Exception as error:  # orbax raises bare Exception, ValueError, KeyError, ...
+        _notice(step, error)
+        continue
+      self._set_aside([s for s in steps if s > step])
+      return TrainState(ema=restored.ema, **restored.state)
+    if steps:
+      raise _none_readable(self._workdir)
+    return None
+
+  def _set_aside(self, steps: list[int]) -> None:
+    """Moves damaged checkpoints out of the way, so that their steps can be saved anew."""
+    if not steps:
+      return
+    self._manager.close()
+    if jax.process_index() == 0:
+      target = self._workdir / _DAMAGED
+      target.mkdir(exist_ok=True)
+      for step in steps:
+        number = len(list(target.iterdir()))
+        (self._workdir / _FOLDER / str(step)).rename(target / f'{step}.{number}')
+      print(f'notice: moved damaged checkpoints to {target}', file=sys.stderr)
+    self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=self._options)
+
+
+def restore_ema(workdir: pathlib.Path, abstract_ema: Any) -> tuple[int, Any]:
+  """Returns (step, moving average) of the newest sound checkpoint, reading nothing else.
+
+  Raises:
+    UserError: no checkpoint, or none that can be read.
+  """
+  folder = workdir.absolute() / _FOLDER
+  if not folder.is_dir():
+    raise UserError(f'no checkpoint in {folder}: train first with --workdir={workdir}')
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(folder, options=options) as manager:
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        items = ocp.args.Composite(
+          ema=ocp.args.StandardRestore(abstract_ema), meta=ocp.args.JsonRestore()
+        )
+        restored = manager.restore(step, args=items)
+        _verify('ema', restored.ema, restored.meta)
+      except Exception as error:  # as above
+        _notice(step, error)
+        continue
+      return step, restored.ema
+  if steps:
+    raise _none_readable(workdir)
+  raise UserError(f'no checkpoint in {folder}: train first with --workdir={workdir}')
+
+
+def fingerprint(tree: Any) -> str:
+  """Returns a checksum of the arrays of a pytree, the same on any mesh.
+
+  Every 32-bit word is multiplied by an odd number that depends on its place, and the products are
+  summed modulo 2^32 for each array: no flipped bit and no swap of two words goes unseen.
+  """
+  return ' '.join(f'{int(x):08x}' for x in jax.tree.leaves(_checksums(tree)))
+
+
+@jax.jit
+def _checksums(tree: Any) -> Any:
+  def one(x):
+    words = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+      place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    return (words * (2 * place + 1)).sum(dtype=jnp.uint32)
+
+  return jax.tree.map(one, tree)
+
+
+def _verify(name: str, tree: Any, meta: dict) -> None:
+  if fingerprint(tree) != meta['fingerprint'][name]:
+    raise ValueError(f'the arrays of {name} are not those that were saved')
+
+
+def _split(state: TrainState) -> tuple[dict, Any]:
+  """Core state and moving average apart, so that readers can load the latter alone."""
+  core = dict(step=state.step, params=state.params, opt_state=state.opt_state)
+  return core, state.ema
+
+
+def _notice(step: int, error: Exception) -> None:
+  reason = str(error).strip().split('\n')[0][:200] or type(error).__name__
+  print(f'notice: checkpoint {step} is damaged and passed over ({reason})', file=sys.stderr)
+
+
+def _none_readable(workdir: pathlib.Path) -> UserError:
+  return UserError(
+    f'no checkpoint in {workdir / _FOLDER} can be read: restore it from a copy, '
+    'or start again in another --workdir'
+  )
+
+
+@contextlib.contextmanager
+def _explained(step: int | None, workdir: pathlib.Path) -> Iterator[None]:
+  """Turns a failed save into a plain message."""
+  try:
+    yield
+  except Exception as error:  # orbax raises ValueError for a full disk, OSError, ...
+    reason = str(error).strip().split('\n')[0][:300]
+    raise UserError(
+      f'saving checkpoint {step} in {workdir / _FOLDER} failed: {reason}\n'
+      'earlier checkpoints are whole; free some space and run the same command to resume'
+    ) from error

@@ -1,0 +1,279 @@
+"""The training loop: steps, log, evaluation, checkpoints, and clean ways out.
+
+A step is dispatched before the metrics of the one before it are read, so the devices never wait
+for the log. SIGTERM and SIGINT are noted and acted on between steps.
+"""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import clu.parameter_overview
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ardiff_jax import method as method_lib
+from ardiff_jax import workdir as workdir_lib
+from ardiff_jax.data import pipeline, tokenizers
+from ardiff_jax.data.corpus import load_corpus
+from ardiff_jax.data.packing import Packed, pack
+from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation import likelihood
+from ardiff_jax.method import Method
+from ardiff_jax.progress import Progress
+from ardiff_jax.training import mesh as mesh_lib
+from ardiff_jax.training.checkpointing import Checkpointer
+from ardiff_jax.training.state import abstract_state, init_state, make_optimizer
+from ardiff_jax.training.step import TrainMetrics, make_train_step
+from ardiff_jax.training.writer import MetricWriter
+
+
+class TrainingDiverged(Exception):
+  """The loss or the gradient is not finite any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+  """What a run needs before its first step; nothing of it has touched the work directory."""
+
+  method: Method
+  tokenizer: tokenizers.Tokenizer
+  train: Packed
+  valid: Packed
+  description: dict
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
+  """Trains, or goes on training, in a work directory.
+
+  Args:
+    config: the whole experiment.
+    workdir: made if it is not there; a run in it is resumed.
+
+  Returns:
+    Whether the run is complete; False after an interruption, which saves first.
+
+  Raises:
+    UserError: see `prepare`; or a checkpoint could not be written or read.
+    TrainingDiverged: a loss or gradient is not finite; names the step. Nothing of that step is
+      saved.
+  """
+  mesh = mesh_lib.make_mesh(config.mesh)
+  prepared = _prepare(config, workdir)
+  method, cfg = prepared.method, config.train
+  optimizer, schedule = make_optimizer(cfg)
+  abstract = abstract_state(method.denoise, optimizer, config.data.length, config.seed, mesh)
+  parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params))
+  prepared.description['parameters'] = parameters
+
+  workdir_lib.create(workdir)
+  if not workdir_lib.exists(workdir):
+    prepared.tokenizer.save(workdir)
+    workdir_lib.write(workdir, prepared.description)
+    _say(clu.parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
+
+  batches = pipeline.train_batches(
+    prepared.train,
+    batch_size=cfg.batch_size,
+    seed=config.seed,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  iterator = iter(batches)
+  with contextlib.closing(Checkpointer(workdir, cfg.keep)) as checkpointer:
+    state = checkpointer.restore(abstract, iterator)
+    if state is None:
+      state = init_state(method.denoise, optimizer, config.data.length, config.seed, mesh)
+    else:
+      _say(f'resumed from step {int(state.step)} in {workdir}')
+    start = int(state.step)
+
+    step_fn = jax.jit(
+      make_train_step(
+        method.denoise,
+        method.objective,
+        optimizer,
+        ema_decay=cfg.ema_decay,
+        accumulate=cfg.accumulate,
+        dropout=config.model.dropout > 0.0,
+      ),
+      donate_argnames='state',
+    )
+    hyperschedule = mesh_lib.repeat(mesh, method.hyperschedule)
+    root_key = mesh_lib.repeat(mesh, jax.random.key(config.seed))
+    writer = MetricWriter(workdir, start)
+    progress = Progress('train', cfg.steps, start)
+    log = _Log(writer, progress, schedule, cfg.batch_size * config.data.length)
+    with contextlib.closing(writer), contextlib.closing(progress), _signals() as stop:
+      for step in range(start + 1, cfg.steps + 1):
+        batch = mesh_lib.place_batch(mesh, next(iterator))
+        with mesh_lib.use(mesh):
+          state, metrics = step_fn(state, batch, hyperschedule, root_key)
+        last = step == cfg.steps or bool(stop)
+        log.add(step, metrics, flush=last or step % cfg.log_every == 0)
+        evaluates = step % cfg.eval_every == 0 or step == cfg.steps
+        saves = step % cfg.checkpoint_every == 0 or last
+        if evaluates or saves:
+          log.check()
+        if evaluates:
+          _evaluate(config, prepared, state.ema, step, mesh, writer)
+          log.restart_clock()
+        if saves:
+          checkpointer.save(step, state, iterator, prepared.description['config'])
+        if stop:
+          checkpointer.wait()
+          _say(f'{stop[0]}: saved step {step} of {cfg.steps}; the same command goes on from there')
+          return False
+      checkpointer.wait()
+  return True
+
+
+def _prepare(config: ConfigDict, workdir: pathlib.Path) -> _Prepared:
+  """Checks the config against the directory, and reads and packs the text.
+
+  Raises:
+    UserError: bad config, bad text, or a directory started with something else.
+  """
+  resumes = workdir_lib.exists(workdir)
+  method_lib.build(config, vocab_size=1, bos_id=0)  # complain before reading any text
+  if config.train.batch_size % config.train.accumulate:
+    raise UserError(
+      f'config.train.batch_size={config.train.batch_size} is no multiple of '
+      f'config.train.accumulate={config.train.accumulate}'
+    )
+  old = workdir_lib.read(workdir) if resumes else None
+  settings = workdir_lib.to_json(config)
+  if old:
+    workdir_lib.check_same_run(workdir, old, {**old, 'config': settings})
+  corpus = load_corpus(config.data)
+  if resumes:
+    tokenizer = tokenizers.load_tokenizer(workdir, config.tokenizer)
+  else:
+    tokenizer = tokenizers.build_tokenizer(config.tokenizer, corpus.train)
+  description = {
+    'config': settings,
+    'tokenizer': {'name': tokenizer.name, 'vocab_size': tokenizer.vocab_size},
+    'corpus': {'name': corpus.name, **corpus.identity},
+    'versions': workdir_lib.versions(),
+  }
+  if old:
+    workdir_lib.check_same_run(workdir, old, description)
+  return _Prepared(
+    method=method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id),
+    tokenizer=tokenizer,
+    train=pack(corpus.train, tokenizer, config.data.length, 'train text'),
+    valid=pack(corpus.valid, tokenizer, config.data.length, 'valid text'),
+    description=description,
+  )
+
+
+def _evaluate(config, prepared, params, step, mesh, writer) -> None:
+  """Writes the likelihood of evenly spread sequences of the valid text."""
+  valid = prepared.valid
+  count = min(len(valid), config.eval.train_sequences)
+  rows = np.linspace(0, len(valid) - 1, count).astype(int)
+  spread = [valid[int(row)] for row in rows]
+  size = min(config.eval.batch_size, count)
+  batches = [
+    {name: np.stack([row[name] for row in spread[i : i + size]]) for name in spread[0]}
+    for i in range(0, count - size + 1, size)
+  ]
+  result = likelihood.measure(
+    prepared.method,
+    params,
+    batches,
+    num_samples=config.eval.num_samples,
+    seed=config.seed,
+    mesh=mesh,
+  )
+  bits = result.nll_per_token / math.log(2) * len(valid.stream) / valid.num_bytes
+  scalars = {
+    'nll_per_token': result.nll_per_token,
+    'stderr': result.stderr,
+    'bits_per_byte': bits,  # by the whole text's bytes per token
+  }
+  writer.write(step, 'valid', scalars, kind=result.kind)
+
+
+class _Log:
+  """Collects metrics, one step behind the devices, and writes their means."""
+
+  def __init__(self, writer, progress, schedule, tokens_per_step):
+    self._writer, self._progress, self._schedule = writer, progress, schedule
+    self._tokens_per_step = tokens_per_step
+    self._mean, self._steps = TrainMetrics.empty(), 0
+    self._pending = None
+    self.restart_clock()
+
+  def restart_clock(self) -> None:
+    """Leaves out of the speed what was not training."""
+    self._clock, self._timed_steps = time.monotonic(), 0
+
+  def add(self, step: int, metrics: TrainMetrics, flush: bool) -> None:
+    """Takes a step's metrics; reads those of the step before, or with `flush` its own too."""
+    self.check()
+    self._pending = step, metrics
+    self._steps += 1
+    self._timed_steps += 1
+    self._mean = self._mean.merge(metrics)
+    if not flush:
+      return
+    self.check()
+    values = {name: float(value) for name, value in self._mean.compute().items()}
+    values['learning_rate'] = float(self._schedule(step - 1))
+    elapsed = max(time.monotonic() - self._clock, 1e-9)
+    values['tokens_per_second'] = self._timed_steps * self._tokens_per_step / elapsed
+    self._writer.write(step, 'train', values)
+    self._progress.show(step, f'loss {values["loss"]:.3f}', values['tokens_per_second'])
+    self._mean, self._steps = TrainMetrics.empty(), 0
+    self.restart_clock()
+
+  def check(self) -> None:
+    """Waits for the step taken last.
+
+    Raises:
+      TrainingDiverged: its loss or gradient is not finite.
+    """
+    if self._pending is None:
+      return
+    step, metrics = self._pending
+    self._pending = None
+    for name, value in metrics.compute().items():
+      if not np.isfinite(value):
+        raise TrainingDiverged(
+          f'{name} is {value} at step {step}; checkpoints before it are kept. '
+          'Lower config.train.learning_rate or config.train.clip_norm'
+        )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[str]]:
+  """Yields a list that holds the name of the first SIGTERM or SIGINT, once it came.
+
+  A second one takes its usual course, for whoever cannot wait for a step to end.
+  """
+  received: list[str] = []
+  old = {}
+
+  def handle(number, _):
+    received.append(signal.Signals(number).name)
+    for each, handler in old.items():
+      signal.signal(each, handler)
+
+  for number in (signal.SIGTERM, signal.SIGINT):
+    old[number] = signal.signal(number, handle)
+  try:
+    yield received
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,96 @@
+"""Training state: parameters, their moving average and the optimizer's moments."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ardiff_jax import rng
+from ardiff_jax.models.denoiser import Denoiser
+from ardiff_jax.training import mesh as mesh_lib
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that training changes; a pytree.
+
+  Attributes:
+    step: int32[], updates made.
+    params: variables of the network, float32.
+    ema: exponential moving average of params, used by evaluation and sampling.
+    opt_state: state of the optimizer.
+  """
+
+  step: jax.Array
+  params: Any
+  ema: Any
+  opt_state: Any
+
+
+def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Returns AdamW behind norm clipping, and its schedule: linear warm-up, then cosine to 0.
+
+  Weight decay acts on matrices only, not on the scales of norms. A warm-up as long as the run is
+  cut to leave a step of decay, so that runs of a few steps work.
+  """
+  schedule = optax.warmup_cosine_decay_schedule(
+    init_value=0.0,
+    peak_value=config.learning_rate,
+    warmup_steps=max(0, min(config.warmup_steps, config.steps - 1)),
+    decay_steps=max(config.steps, 1),
+  )
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      schedule,
+      b1=0.9,
+      b2=config.adam_b2,
+      weight_decay=config.weight_decay,
+      mask=lambda params: jax.tree_util.tree_map_with_path(_is_matrix, params),
+    ),
+  )
+  return optimizer, schedule
+
+
+def _is_matrix(path: tuple, _: jax.Array) -> bool:
+  return 'scale' not in jax.tree_util.keystr(path)
+
+
+def init_state(
+  denoise: Denoiser, optimizer: optax.GradientTransformation, length: int, seed: int, mesh: Mesh
+) -> TrainState:
+  """Creates the state already sharded, so that no host ever holds the whole model."""
+  init, shardings = _init_and_shardings(denoise, optimizer, length, seed, mesh)
+  with mesh_lib.use(mesh):
+    return jax.jit(init, out_shardings=shardings)()
+
+
+def abstract_state(
+  denoise: Denoiser, optimizer: optax.GradientTransformation, length: int, seed: int, mesh: Mesh
+) -> TrainState:
+  """Returns the shapes, dtypes and shardings of `init_state`, without computing it."""
+  init, shardings = _init_and_shardings(denoise, optimizer, length, seed, mesh)
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    jax.eval_shape(init),
+    shardings,
+  )
+
+
+def _init_and_shardings(denoise, optimizer, length, seed, mesh):
+  def boxed_init() -> TrainState:
+    params = denoise.init(rng.stream(jax.random.key(seed), 'params'), length)
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      ema=jax.tree.map(jnp.copy, params),
+      opt_state=optimizer.init(params),
+    )
+
+  shardings = mesh_lib.shardings(mesh, jax.eval_shape(boxed_init))
+  return lambda: nn.unbox(boxed_init()), shardings

@@ -1,0 +1,89 @@
+"""One update: loss, gradient over microbatches, optimizer, moving average. Pure functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import clu.metrics
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ardiff_jax import rng
+from ardiff_jax.hyperschedules import Hyperschedule
+from ardiff_jax.models.denoiser import Denoiser
+from ardiff_jax.objectives import Examples
+from ardiff_jax.training.state import TrainState
+
+
+@flax.struct.dataclass
+class TrainMetrics(clu.metrics.Collection):
+  """Means over the steps since the last line of the log."""
+
+  loss: clu.metrics.Average.from_output('loss')
+  grad_norm: clu.metrics.Average.from_output('grad_norm')
+
+
+def make_train_step(
+  denoise: Denoiser,
+  objective: Callable[..., jax.Array],
+  optimizer: optax.GradientTransformation,
+  *,
+  ema_decay: float,
+  accumulate: int,
+  dropout: bool,
+) -> Callable[..., tuple[TrainState, TrainMetrics]]:
+  """Returns `train_step(state, batch, hyperschedule, root_key) -> (state, metrics)`, not jitted.
+
+  Args:
+    denoise: the denoiser.
+    objective: loss per position, see `objectives`.
+    optimizer: gradient transformation.
+    ema_decay: decay of the moving average; early steps use min(decay, (1+step)/(10+step)).
+    accumulate: number of microbatches; the result does not depend on it but for rounding.
+    dropout: whether the network draws dropout.
+
+  The batch is `{'tokens': int32[B, L], 'loss_mask': bool[B, L]}`; the loss is the mean over its
+  counted tokens, in nats per token.
+  """
+
+  def loss_sum(params, examples, hyperschedule, dropout_key):
+    return objective(denoise, params, examples, hyperschedule, dropout_key).sum()
+
+  def train_step(
+    state: TrainState, batch: dict, hyperschedule: Hyperschedule, root_key: jax.Array
+  ) -> tuple[TrainState, TrainMetrics]:
+    batch_size = batch['tokens'].shape[0]
+    examples = Examples(
+      tokens=batch['tokens'],
+      counted=batch['loss_mask'],
+      uniform=rng.low_discrepancy(rng.stream(root_key, 'row', state.step), batch_size),
+      keys=jax.random.split(rng.stream(root_key, 'noise', state.step), batch_size),
+    )
+
+    def microbatch(carry, xs):
+      index, examples = xs
+      dropout_key = rng.stream(root_key, 'dropout', state.step, index) if dropout else None
+      loss, grads = jax.value_and_grad(loss_sum)(state.params, examples, hyperschedule, dropout_key)
+      return jax.tree.map(jnp.add, carry, (loss, grads)), None
+
+    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+    micro = jax.tree.map(lambda x: _split_batch(x, accumulate), examples)
+    (loss, grads), _ = jax.lax.scan(microbatch, zero, (jnp.arange(accumulate), micro))
+    count = jnp.maximum(examples.counted.sum(), 1).astype(jnp.float32)
+    loss, grads = jax.tree.map(lambda x: x / count, (loss, grads))
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
+    ema = optax.incremental_update(params, state.ema, 1.0 - decay)
+    metrics = TrainMetrics.single_from_model_output(loss=loss, grad_norm=optax.tree.norm(grads))
+    return TrainState(step, params, ema, opt_state), metrics
+
+  return train_step
+
+
+def _split_batch(x: Any, parts: int) -> Any:
+  """[B, ...] to [parts, B/parts, ...]; each part takes from the shards of every device."""
+  return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)

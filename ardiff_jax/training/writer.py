@@ -1,0 +1,40 @@
+"""Metrics on disk: `metrics.jsonl` for programs, TensorBoard events for eyes."""
+
+import json
+import os
+import pathlib
+
+import tensorboardX
+
+
+class MetricWriter:
+  """Appends one line per record to `metrics.jsonl` and scalars to TensorBoard event files."""
+
+  def __init__(self, workdir: pathlib.Path, last_step: int):
+    """Opens the files; lines after `last_step`, of a run that went on past the checkpoint this
+    one resumes from, are dropped, so that every step stands once."""
+    path = workdir / 'metrics.jsonl'
+    if path.exists():
+      kept = [line for line in _whole_lines(path) if json.loads(line)['step'] <= last_step]
+      temporary = path.with_suffix('.tmp')
+      temporary.write_text(''.join(kept))
+      os.replace(temporary, path)
+    self._file = path.open('a', buffering=1)
+    self._events = tensorboardX.SummaryWriter(
+      str(workdir / 'tensorboard'), purge_step=last_step + 1
+    )
+
+  def write(self, step: int, split: str, scalars: dict[str, float], **texts: str) -> None:
+    """Writes one record; `texts` go to the file only."""
+    self._file.write(json.dumps({'step': step, 'split': split, **scalars, **texts}) + '\n')
+    for name, value in scalars.items():
+      self._events.add_scalar(f'{split}/{name}', value, step)
+
+  def close(self) -> None:
+    self._file.close()
+    self._events.close()
+
+
+def _whole_lines(path: pathlib.Path) -> list[str]:
+  """Lines that end: a kill may leave half of the last one."""
+  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]

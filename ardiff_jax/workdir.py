@@ -1,0 +1,126 @@
+"""The work directory: which files it holds, and when a run may go on in it.
+
+config.json    config, tokenizer and corpus of the run, written once
+checkpoints/   see training.checkpointing
+metrics.jsonl, eval.jsonl, samples.jsonl    one JSON object per line
+tensorboard/   event files
+report.html    the page made of all these
+tokenizer files
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ardiff_jax.errors import UserError
+
+# May differ when a run is resumed: they say how often to look, not what to compute.
+_CADENCE = ('train.log_every', 'train.eval_every', 'train.checkpoint_every', 'train.keep')
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the content of config.json: 'config', 'tokenizer', 'corpus', 'versions'.
+
+  Raises:
+    UserError: it is missing or damaged.
+  """
+  path = workdir / 'config.json'
+  try:
+    return json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError):
+    raise UserError(f'{workdir} is not a work directory: it holds no config.json') from None
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path} cannot be read: {error}') from None
+
+
+def exists(workdir: pathlib.Path) -> bool:
+  """Whether a run has been started in this directory."""
+  return (workdir / 'config.json').exists()
+
+
+def create(workdir: pathlib.Path) -> None:
+  """Makes the directory.
+
+  Raises:
+    UserError: it cannot be made or written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    probe = workdir / '.writable'
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise UserError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
+
+
+def write(workdir: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes config.json, whole or not at all."""
+  temporary = workdir / 'config.json.tmp'
+  temporary.write_text(json.dumps(content, indent=2) + '\n')
+  os.replace(temporary, workdir / 'config.json')
+
+
+def append(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
+  """Appends one JSON line per record."""
+  with path.open('a') as file:
+    file.write(''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in records))
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the records of a JSON-lines file; none if it does not exist."""
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def check_same_run(workdir: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+  """Refuses to go on with another config, corpus or tokenizer than the run was started with.
+
+  Args:
+    workdir: named in the message.
+    old: content of config.json.
+    new: what this command would write there.
+
+  Raises:
+    UserError: they differ, with the difference.
+  """
+  for part, what in (('config', 'config'), ('tokenizer', 'vocabulary'), ('corpus', 'corpus')):
+    before, now = _flatten(old[part]), _flatten(new[part])
+    differences = [
+      f'{part}.{key}: {before.get(key)!r} there, {now.get(key)!r} here'
+      for key in sorted(before.keys() | now.keys())
+      if before.get(key) != now.get(key) and not (part == 'config' and key in _CADENCE)
+    ]
+    if differences:
+      raise UserError(
+        f'{workdir} was started with another {what}; use another --workdir, or what it had:\n  '
+        + '\n  '.join(differences)
+      )
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of Python and of the libraries that figures depend on."""
+  libraries = ('jax', 'flax', 'optax', 'grain', 'numpy')
+  return {'python': platform.python_version()} | {
+    name: importlib.metadata.version(name) for name in libraries
+  }
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+  """Returns the config as it reads back from JSON, so that both compare equal."""
+  return json.loads(config.to_json_best_effort())
+
+
+def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flatten(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = value
+  return flat

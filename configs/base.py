@@ -1,0 +1,122 @@
+"""Fields every config has, at the papers' size; the method files change what they must."""
+
+from ml_collections import ConfigDict
+
+from ardiff_jax.models.transformer import PRESETS
+
+
+def get_base() -> ConfigDict:
+  """Returns the shared config: 12 layers of 768 over 1,024 GPT-2 tokens."""
+  c = ConfigDict()
+  c.seed = 0
+
+  c.data = ConfigDict()
+  c.data.source = 'builtin'  # 'builtin', a file, a folder, 'a.txt,b.txt', or 'tfds:NAME'
+  c.data.valid_source = ''  # as source; '' holds out the last valid_fraction
+  c.data.valid_fraction = 0.05
+  c.data.tfds_dir = ''  # where prepared TensorFlow Datasets lie; '' is the library's default
+  c.data.tfds_split = 'train'
+  c.data.tfds_valid_split = ''
+  c.data.tfds_text_key = 'text'
+  c.data.length = 1024  # tokens in a sequence
+
+  c.tokenizer = ConfigDict()
+  c.tokenizer.kind = 'gpt2'  # 'byte', 'sentencepiece' or 'gpt2'
+  c.tokenizer.path = ''  # sentencepiece: a .model ('' trains one); gpt2: the vocabulary's folder
+  c.tokenizer.vocab_size = 2048  # of a sentencepiece model trained here
+
+  c.noise = ConfigDict()
+  c.noise.name = 'absorbing'  # 'absorbing' or 'epsilon_hybrid'
+  c.noise.epsilon = 0.01  # share of wrong tokens, epsilon_hybrid only
+  c.noise.delta = 0.0  # survival just before t = 1
+
+  c.hyperschedule = ConfigDict()
+  c.hyperschedule.name = 'flat'  # 'autoregressive', 'flat', 'block' or 'slide'
+  c.hyperschedule.width = 16  # block and slide
+  c.hyperschedule.num_levels = 1024  # all but autoregressive
+
+  c.denoiser = ConfigDict()
+  c.denoiser.alignment = 'aligned'  # 'aligned' or 'shifted'
+  c.denoiser.context = 'block_causal'  # 'causal', 'block_causal' or 'full'
+  c.denoiser.window = 'full'  # 'full' or 'causal'
+
+  c.model = ConfigDict(PRESETS['small'])
+  c.model.num_kv_heads = 0  # 0: as many as num_heads
+  c.model.mlp_dim = 0  # 0: 4 x model_dim
+  c.model.norm = 'layernorm'  # or 'rmsnorm'
+  c.model.activation = 'gelu'  # or 'swiglu'
+  c.model.conditioning = 'none'  # or 'adaln'
+  c.model.tie_embedding = True
+  c.model.dropout = 0.1
+  c.model.remat = True
+  c.model.rope_base = 10_000.0
+  c.model.dtype = 'bfloat16'  # of the computation; or 'float32'
+
+  c.objective = ConfigDict()
+  c.objective.name = 'weighted_cross_entropy'  # or 'next_token'
+  c.objective.visible_weight = 1.0  # lambda of visible tokens, epsilon_hybrid only
+  c.objective.weighting = 'annealed'  # or 'importance'
+  c.objective.continuous_time = True
+
+  c.train = ConfigDict()
+  c.train.steps = 1_000_000
+  c.train.batch_size = 512  # sequences, over all devices and microbatches
+  c.train.accumulate = 1  # microbatches
+  c.train.learning_rate = 3e-4
+  c.train.warmup_steps = 2500
+  c.train.adam_b2 = 0.999
+  c.train.weight_decay = 0.0
+  c.train.clip_norm = 1.0
+  c.train.ema_decay = 0.9999
+  c.train.log_every = 100
+  c.train.eval_every = 10_000
+  c.train.checkpoint_every = 10_000
+  c.train.keep = 2  # newest checkpoints kept
+
+  c.mesh = ConfigDict()  # devices along each axis; -1 is the rest
+  c.mesh.data = -1
+  c.mesh.fsdp = 1
+  c.mesh.tensor = 1
+
+  c.eval = ConfigDict()
+  c.eval.batch_size = 64
+  c.eval.num_samples = 4  # rows of the hyperschedule drawn per sequence
+  c.eval.train_sequences = 256  # of the valid set, looked at during training
+
+  c.sampling = ConfigDict()
+  c.sampling.sampler = 'ancestral'  # or 'acs'
+  c.sampling.steps = 256  # T; S follows from the hyperschedule
+  c.sampling.eta = 0.015  # acs
+  c.sampling.temperature = 1.0
+  return c
+
+
+def shrink(c: ConfigDict) -> ConfigDict:
+  """Makes a config `:tiny`: minutes on two CPU cores, with a vocabulary trained on the corpus."""
+  c.data.length = 128
+  c.tokenizer.kind = 'sentencepiece'
+  c.model.update(PRESETS['tiny'])
+  c.model.dropout = 0.0
+  c.model.dtype = 'float32'
+  c.train.steps = 1400
+  c.train.batch_size = 16
+  c.train.learning_rate = 3e-3
+  c.train.warmup_steps = 100
+  c.train.adam_b2 = 0.99
+  c.train.ema_decay = 0.99
+  c.train.log_every = 10
+  c.train.eval_every = 350
+  c.train.checkpoint_every = 350
+  c.sampling.steps = 64
+  return c
+
+
+def finish(c: ConfigDict, size: str) -> ConfigDict:
+  """Applies the part of `--config=configs/NAME.py:SIZE` after the colon.
+
+  Raises:
+    ValueError: a size that does not exist.
+  """
+  if size not in ('', 'tiny'):
+    raise ValueError(f"unknown size {size!r} after the config file's colon; known: tiny")
+  return shrink(c) if size == 'tiny' else c

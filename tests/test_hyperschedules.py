@@ -1,0 +1,200 @@
+"""Hyperschedules against the closed forms of their table, entry by entry."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ardiff_jax import hyperschedules
+from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, slide
+
+
+def clip(x, low, high):
+  return max(low, min(high, x))
+
+
+def case(schedule, entry, num_levels, num_steps):
+  return pytest.param(schedule, entry, num_levels, num_steps, id=schedule.name)
+
+
+def block_case(length, width, levels):
+  return case(
+    block(length, width, levels),
+    lambda s, i: clip(levels * (1 + i // width) - s, 0, levels),
+    levels,
+    levels * math.ceil(length / width),
+  )
+
+
+def slide_case(length, width, levels):
+  return case(
+    slide(length, width, levels),
+    lambda s, i: clip(levels + (i * levels) // width - s, 0, levels),
+    levels,
+    levels + ((length - 1) * levels) // width,
+  )
+
+
+CASES = [
+  *(case(autoregressive(n), lambda s, i: int(i >= s), 1, n) for n in (1, 6)),
+  *(case(flat(n, t), lambda s, i, t=t: t - s, t, t) for n, t in ((1, 1), (5, 3), (4, 8))),
+  *(block_case(*x) for x in ((6, 2, 3), (7, 3, 2), (5, 5, 4), (5, 1, 3), (4, 3, 1))),
+  *(slide_case(*x) for x in ((6, 3, 3), (7, 3, 2), (7, 2, 5), (5, 5, 4), (5, 1, 3), (6, 4, 1))),
+]
+SCHEDULES = [pytest.param(c.values[0], id=c.id) for c in CASES]
+
+
+@pytest.mark.parametrize('schedule, entry, num_levels, num_steps', CASES)
+def test_levels_are_the_closed_form(schedule, entry, num_levels, num_steps):
+  assert schedule.num_steps == num_steps
+  assert schedule.num_levels == num_levels
+  expected = [[entry(s, i) for i in range(schedule.length)] for s in range(num_steps + 1)]
+  np.testing.assert_array_equal(schedule.levels, expected)
+  assert schedule.levels.dtype == np.int32
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_levels_descend_from_all_noise_to_none(schedule):
+  levels = schedule.levels
+  assert (levels[0] == schedule.num_levels).all()
+  assert (levels[-1] == 0).all()
+  assert (np.diff(levels, axis=0) <= 0).all()
+  assert (levels[-2] > 0).any()  # no step is idle at the end
+
+
+@pytest.mark.parametrize(
+  'ours, theirs',
+  [
+    (slide(7, 1, 1), autoregressive(7)),
+    (block(7, 1, 1), autoregressive(7)),
+    (block(7, 7, 4), flat(7, 4)),
+    (slide(7, 1, 4), block(7, 1, 4)),
+  ],
+  ids=['slide-ar', 'block-ar', 'block-flat', 'slide-block'],
+)
+def test_identities(ours, theirs):
+  np.testing.assert_array_equal(ours.levels, theirs.levels)
+  assert ours.num_levels == theirs.num_levels
+  assert ours.always_active == theirs.always_active
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_regions_match_their_definition(schedule):
+  for step in range(schedule.num_steps):
+    regions = schedule.regions(step)
+    assert regions.dtype == np.int8 and regions.shape == (schedule.length,)
+    for i in range(schedule.length):
+      settled = schedule.levels[step, i] == 0
+      worthless = schedule.levels[step + 1, i] == schedule.num_levels
+      assert not (settled and worthless)
+      expected = 0 if settled else 2 if worthless else 1
+      assert regions[i] == expected, (step, i)
+    active = np.flatnonzero(regions == Region.ACTIVE)
+    assert len(active) > 0 and (np.diff(active) == 1).all()  # one contiguous window
+    assert (regions[: active[0]] == Region.SETTLED).all()
+    assert (regions[active[-1] + 1 :] == Region.WORTHLESS).all()
+
+
+def test_window_of_a_known_schedule():
+  """A slide of width 3 starts and finishes one token a step; its window never exceeds 3."""
+  regions = np.stack([slide(5, 3, 3).regions(s) for s in range(7)])
+  S, A, W = Region
+  np.testing.assert_array_equal(
+    regions,
+    [
+      [A, W, W, W, W],
+      [A, A, W, W, W],
+      [A, A, A, W, W],
+      [S, A, A, A, W],
+      [S, S, A, A, A],
+      [S, S, S, A, A],
+      [S, S, S, S, A],
+    ],
+  )
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_settle_step_is_the_first_settled_row(schedule):
+  expected = [int(np.argmax(schedule.levels[:, i] == 0)) for i in range(schedule.length)]
+  np.testing.assert_array_equal(schedule.settle_step, expected)
+  assert schedule.settle_step.dtype == np.int32
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_always_active_says_that_no_region_is_ever_else(schedule):
+  regions = np.stack([schedule.regions(s) for s in range(schedule.num_steps)])
+  assert schedule.always_active == bool((regions == Region.ACTIVE).all())
+
+
+def test_regions_of_many_steps_stack_those_of_one():
+  schedule = block(7, 3, 2)
+  steps = np.array([[0, 5], [3, 3]])
+  np.testing.assert_array_equal(
+    schedule.regions(steps), [[schedule.regions(s) for s in row] for row in steps]
+  )
+
+
+@pytest.mark.parametrize('closed_over', [False, True], ids=['argument', 'closed over'])
+@pytest.mark.parametrize('schedule', [block(7, 3, 2), slide(7, 3, 2)], ids=['block', 'slide'])
+def test_regions_of_traced_steps(schedule, closed_over):
+  if closed_over:
+    regions = jax.jit(lambda step: schedule.regions(step))
+  else:
+    regions = lambda step: jax.jit(lambda schedule, step: schedule.regions(step))(schedule, step)  # noqa: E731
+  for step in range(schedule.num_steps):
+    ours = regions(jnp.asarray(step))
+    assert ours.dtype == jnp.int8
+    np.testing.assert_array_equal(ours, schedule.regions(step))
+
+
+def test_settle_step_under_jit():
+  schedule = slide(7, 3, 2)
+  np.testing.assert_array_equal(
+    jax.jit(lambda schedule: schedule.settle_step)(schedule), schedule.settle_step
+  )
+
+
+def test_different_schedules_of_one_shape_share_a_compilation():
+  """Levels are an argument, not a constant: schedules of one name and shape are one program."""
+  leaves, structure = jax.tree.flatten(flat(4, 2))
+  assert len(leaves) == 1 and leaves[0].shape == (3, 4)
+  assert structure == jax.tree.structure(flat(4, 2))
+  assert structure != jax.tree.structure(block(4, 4, 2))  # by name
+
+
+@pytest.mark.parametrize('step', [-1, 4, np.array([0, 4]), jnp.asarray(-1)])
+def test_step_outside_the_schedule_is_refused(step):
+  with pytest.raises(IndexError, match=r'not in 0\.\.3'):
+    block(4, 2, 2).regions(step)
+
+
+def test_levels_cannot_be_overwritten():
+  with pytest.raises(ValueError, match='read-only'):
+    flat(4, 2).levels[0, 0] = 1
+
+
+@pytest.mark.parametrize(
+  'make, word',
+  [
+    (lambda: autoregressive(0), 'length'),
+    (lambda: flat(0, 2), 'length'),
+    (lambda: flat(4, 0), 'num_levels'),
+    (lambda: block(0, 1, 2), 'length'),
+    (lambda: block(4, 0, 2), 'width'),
+    (lambda: block(4, 5, 2), 'width'),
+    (lambda: block(4, 2, 0), 'num_levels'),
+    (lambda: slide(4, 0, 2), 'width'),
+    (lambda: slide(4, 5, 2), 'width'),
+    (lambda: slide(4, 2, 0), 'num_levels'),
+  ],
+)
+def test_bad_arguments_are_named(make, word):
+  with pytest.raises(ValueError, match=word):
+    make()
+
+
+def test_by_name_lists_every_schedule():
+  expected = dict(autoregressive=autoregressive, flat=flat, block=block, slide=slide)
+  assert expected == hyperschedules.BY_NAME
