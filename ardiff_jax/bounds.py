@@ -48,8 +48,9 @@ def row_nats(
     step: int32[B] in 0..S-1.
     keys: typed keys [B].
   """
-  t_BxL = hyperschedule.levels[step] / hyperschedule.num_levels
-  s_BxL = hyperschedule.levels[step + 1] / hyperschedule.num_levels
+  levels = jnp.asarray(hyperschedule.levels)  # a traced row cannot index a numpy array
+  t_BxL = levels[step] / hyperschedule.num_levels
+  s_BxL = levels[step + 1] / hyperschedule.num_levels
   t_BxL = jnp.where(counted, t_BxL, 0.0)
   noisy_BxL = jax.vmap(process.sample)(keys, tokens, t_BxL)
   logits_BxLxV = denoise(

@@ -12,15 +12,23 @@ from ml_collections import ConfigDict, config_flags
 from ardiff_jax.errors import UserError
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs a command: parses the flags, calls `main`, turns a `UserError` into exit status 2."""
+def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
+  """Runs a command: parses the flags, calls `main`, turns a `UserError` into exit status 2.
+
+  Args:
+    main: called with nothing, or with the one of `choices` that stands on the command line.
+    choices: what the command can do, if there is a choice.
+  """
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # libraries' notices are not for the user
-    if len(argv) > 1:
-      _fail(f'unexpected argument {argv[1]!r}; flags look like --name=value')
+    arguments = argv[1:]
+    if choices and (len(arguments) != 1 or arguments[0] not in choices):
+      _fail(f'say which of {", ".join(choices)}; got {" ".join(arguments) or "nothing"}')
+    if arguments and not choices:
+      _fail(f'unexpected argument {arguments[0]!r}; flags look like --name=value')
     try:
-      main()
+      main(*arguments)
     except UserError as error:
       _fail(str(error))
 

@@ -1,13 +1,15 @@
-"""Writes the pictures of the documentation: hyperschedules side by side, as PNG and SVG.
+"""Writes the picture of the documentation: how text comes about under each hyperschedule.
 
   python -m ardiff_jax.figures --out=DIR
+
+DIR/hyperschedules.png and .svg show them side by side.
 """
 
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
-from ardiff_jax import hyperschedules, plots
+from ardiff_jax import cli, hyperschedules, plots
 from ardiff_jax.errors import UserError
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if it is not there.')
@@ -37,12 +39,12 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   return [png, svg]
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main() -> None:
+  if not _OUT.value:
+    raise UserError('--out is missing, e.g. --out=figures')
   for path in write(pathlib.Path(_OUT.value)):
     print(path)
 
 
 if __name__ == '__main__':
-  flags.mark_flag_as_required('out')
-  app.run(main)
+  cli.run(main)

@@ -83,6 +83,22 @@ class Hyperschedule:
     region = xp.where(worthless, Region.WORTHLESS, Region.ACTIVE)
     return xp.where(settled, Region.SETTLED, region).astype(xp.int8)
 
+  def prefix(self, length: int) -> 'Hyperschedule':
+    """Returns the schedule of the first `length` positions, up to the row that settles them.
+
+    Raises:
+      ValueError: length is not in 1..L.
+    """
+    if not 1 <= length <= self.length:
+      raise ValueError(f'length {length} is not in 1..{self.length}')
+    if length == self.length:
+      return self
+    levels = self.levels[:, :length]
+    rows = int((levels > 0).any(axis=1).sum()) + 1
+    return dataclasses.replace(
+      self, levels=levels[:rows], name=f'{self.name}, first {length} positions'
+    )
+
   @property
   def settle_step(self) -> np.ndarray | jax.Array:
     """int32[L], the first row at which each position is settled: its place in the order."""

@@ -103,8 +103,9 @@ class WeightedCrossEntropy:
     step_B, within_B = split_row(examples.uniform, hyperschedule.num_steps)
     if not self.continuous_time:
       within_B = jnp.zeros_like(within_B)
-    level_BxL = hyperschedule.levels[step_B]
-    drop_BxL = level_BxL - hyperschedule.levels[step_B + 1]
+    levels = jnp.asarray(hyperschedule.levels)  # a traced row cannot index a numpy array
+    level_BxL = levels[step_B]
+    drop_BxL = level_BxL - levels[step_B + 1]
     t_BxL = (level_BxL - within_B[:, None] * drop_BxL) / hyperschedule.num_levels
     t_BxL = jnp.where(examples.counted, t_BxL, 0.0)
 

@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
@@ -61,7 +60,7 @@ def hyperschedule(schedule: Hyperschedule) -> Figure:
   Row s is the text before step s, row S the finished text. Settled and worthless positions have
   one colour each, active ones that of their noise level, and lines part the regions.
   """
-  figure = Figure(figsize=(4.6, 4.9), layout='constrained')
+  figure = Figure(figsize=(5.6, 5.0), layout='constrained')
   axes = figure.add_subplot()
   _draw(axes, schedule)
   axes.set_ylabel('generation step')
@@ -73,7 +72,7 @@ def hyperschedule(schedule: Hyperschedule) -> Figure:
 def gallery(schedules: Sequence[Hyperschedule]) -> Figure:
   """Draws schedules side by side on one scale of steps, with one legend; 10 inches wide."""
   figure = Figure(figsize=(10, 3.9), layout='constrained')
-  figure.get_layout_engine().set(wspace=0.03)
+  figure.get_layout_engine().set(wspace=0.03, h_pad=0.08)
   panels = figure.subplots(1, len(schedules), sharey=True, squeeze=False)[0]
   for axes, schedule in zip(panels, schedules, strict=True):
     _draw(axes, schedule)
@@ -96,12 +95,10 @@ def curves(records: Sequence[dict[str, Any]]) -> Figure:
   valid = [r for r in records if r['split'] == 'valid']
   figure = Figure(figsize=(7.6, 4.4), layout='constrained')
   top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-  if not records:
-    top.text(0.5, 0.5, 'no records yet', transform=top.transAxes, ha='center', color=FAINT)
   if train:
     _draw_loss(top, _column(train, 'step'), _column(train, 'loss'))
     bottom.plot(
-      _column(train, 'step'), _column(train, 'learning_rate'), '.-', color=FAINT, markersize=2
+      _column(train, 'step'), _column(train, 'learning_rate'), '.-', color=FAINT, markersize=3
     )
   if valid:
     _draw_valid(top, valid)
@@ -109,11 +106,14 @@ def curves(records: Sequence[dict[str, Any]]) -> Figure:
   top.grid(True)
   if records:
     top.legend(loc='upper right')
+  else:
+    top.text(0.5, 0.5, 'no records yet', transform=top.transAxes, ha='center', color=FAINT)
   bottom.set_ylabel('learning rate')
   bottom.set_ylim(bottom=0)
   bottom.ticklabel_format(axis='y', scilimits=(-2, 2))
   bottom.set_xlabel('training step')
-  bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+  bottom.set_xlim(left=0)
+  bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
   figure.align_ylabels()
   return figure
 
@@ -136,24 +136,24 @@ def _draw(axes: Axes, schedule: Hyperschedule) -> None:
 
   x = np.arange(schedule.length + 1) - 0.5
   y = np.concatenate([[-0.5], (steps_R[1:] + steps_R[:-1]) / 2, [schedule.num_steps + 0.5]])
+  ruled = max(levels_RxL.shape) <= _MAX_RULED_CELLS
   axes.pcolormesh(
     *(x, y, levels_RxL + (regions_RxL == Region.WORTHLESS)),  # 0 settled, 1..T active, T+1
     cmap=COLORS,
     vmin=0.5,
     vmax=schedule.num_levels,
-    edgecolors='white' if max(levels_RxL.shape) <= _MAX_RULED_CELLS else 'none',
+    edgecolors='white' if ruled else 'none',
     linewidth=0.5,
     rasterized=levels_RxL.size > _MAX_VECTOR_CELLS,
   )
-  axes.add_collection(
-    LineCollection(_boundaries(regions_RxL, x, y), colors=INK, linewidths=1.1, capstyle='round'),
-    autolim=False,
-  )
+  axes.plot(*_boundaries(regions_RxL, x, y), color=INK, linewidth=1.1 if ruled else 0.7)
+  axes.set_xlim(x[0], x[-1])
+  axes.set_ylim(y[-1], y[0])
 
   kind, _, parameters = schedule.name.partition('(')
   axes.set_title(kind, fontsize=10, fontweight='bold', pad=19)
   axes.annotate(
-    parameters.removesuffix(')'),
+    parameters.replace(')', ''),
     *((0.5, 1), (0, 5)),
     xycoords='axes fraction',
     textcoords='offset points',
@@ -161,7 +161,6 @@ def _draw(axes: Axes, schedule: Hyperschedule) -> None:
     fontsize=7,
     color=FAINT,
   )
-  axes.set_ylim(schedule.num_steps + 0.5, -0.5)
   axes.set_xlabel('position')
   axes.spines[:].set_visible(False)
   axes.tick_params(length=0)
@@ -169,13 +168,16 @@ def _draw(axes: Axes, schedule: Hyperschedule) -> None:
     axis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
 
 
-def _boundaries(regions_RxL: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Returns float[N, 2, 2], the cell sides (x, y) to (x, y) that part two regions."""
+def _boundaries(
+  regions_RxL: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns float[3·N] x and y of the N cell sides that part two regions, NaN between sides."""
   row, column = np.nonzero(regions_RxL[:, 1:] != regions_RxL[:, :-1])
-  upright = np.stack([x[column + 1], y[row], x[column + 1], y[row + 1]], axis=1)
+  upright = (x[column + 1], x[column + 1]), (y[row], y[row + 1])
   row, column = np.nonzero(regions_RxL[1:] != regions_RxL[:-1])
-  level = np.stack([x[column], y[row + 1], x[column + 1], y[row + 1]], axis=1)
-  return np.concatenate([upright, level]).reshape(-1, 2, 2)
+  level = (x[column], x[column + 1]), (y[row + 1], y[row + 1])
+  ends_2x2xN = np.concatenate([upright, level], axis=2)
+  return tuple(np.insert(ends_2x2xN, 2, np.nan, axis=1).transpose(0, 2, 1).reshape(2, -1))
 
 
 def _region_legend(figure: Figure) -> None:
@@ -198,7 +200,7 @@ def _draw_loss(axes: Axes, steps: np.ndarray, loss: np.ndarray) -> None:
   if len(steps) < _SMOOTHED_RECORDS:
     axes.plot(steps, loss, '.-', color=TRAIN, linewidth=1.4, label='training loss')
     return
-  window = np.ones(len(steps) // 20)
+  window = np.ones(len(steps) // 10)
   smooth = np.convolve(loss, window, 'same') / np.convolve(np.ones_like(loss), window, 'same')
   axes.plot(steps, loss, color=TRAIN, alpha=0.3, linewidth=0.8)
   axes.plot(steps, smooth, color=TRAIN, linewidth=1.6, label='training loss, smoothed')
@@ -213,13 +215,6 @@ def _draw_valid(axes: Axes, valid: Sequence[dict[str, Any]]) -> None:
     linewidth=1.4,
     markersize=4,
     capsize=2.5,
-    label=f'validation, {last["kind"]} ± standard error',
-  )
-  axes.annotate(
-    f'{last["bits_per_byte"]:.3f} bits/byte',
-    *((last['step'], last['nll_per_token']), (0, -12)),
-    textcoords='offset points',
-    ha='right',
-    va='top',
-    color=VALID,
+    label=f'validation, {last["kind"]} ± standard error: '
+    f'{last["bits_per_byte"]:.3f} bits per byte at the end',
   )

@@ -63,10 +63,11 @@ def test_large_vocabularies_take_int32():
   assert packed[2]['tokens'].tolist() == [*b'ext', 69_999]
 
 
-def test_text_shorter_than_a_row_is_a_plain_error():
-  assert len(packing.pack(['seven..'], BYTE, 8)) == 1
-  with pytest.raises(UserError, match=r'7 tokens in 1 document.* has 8'):
-    packing.pack(['six...'], BYTE, 8)
+def test_text_shorter_than_a_row_makes_one_short_row():
+  packed = packing.pack(['six...'], BYTE, 8)
+  assert len(packed) == 1 and packed.length == 7
+  assert packed[0]['tokens'].tolist() == [*b'six...', BYTE.eos_id]
+  assert packed[0]['loss_mask'].all()
 
 
 def test_progress_is_reported_only_when_work_is_long(monkeypatch, capsys):

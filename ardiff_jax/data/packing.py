@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ardiff_jax.data import tokenizers
-from ardiff_jax.errors import UserError
 
 _PART_CHARS = 1 << 16  # Encoding a whole book at once costs gigabytes in sentencepiece.
 _REPORT_SECONDS = 5.0
@@ -60,12 +59,9 @@ def pack(
   Args:
     documents: the text; each is followed by eos.
     tokenizer: gives the ids.
-    length: L, tokens a row.
+    length: tokens a row, L; a stream that is shorter makes one short row.
     progress: what to call the work in lines on standard error, one every few seconds;
       None keeps quiet.
-
-  Raises:
-    UserError: fewer tokens in all than one row.
   """
   stream = array.array('H' if tokenizer.vocab_size <= 1 << 16 else 'i')
   num_bytes = 0
@@ -83,9 +79,5 @@ def pack(
           flush=True,
         )
     stream.append(tokenizer.eos_id)
-  if len(stream) < length:
-    raise UserError(
-      f'The text is shorter than one sequence: {len(stream)} tokens in {len(documents)} '
-      f'document(s), but a sequence has {length}. Give more text or a smaller data.length.'
-    )
+  length = min(length, len(stream))
   return Packed(np.frombuffer(stream, dtype=stream.typecode), length, num_bytes)

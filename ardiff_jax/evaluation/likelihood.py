@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable, Iterable
 
 import jax
@@ -11,10 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ardiff_jax import bounds, rng
+from ardiff_jax import mesh as mesh_lib
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
 from ardiff_jax.objectives import reading_nats
-from ardiff_jax.training import mesh as mesh_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +66,28 @@ def measure(
   num_samples: int,
   seed: int,
   mesh: Mesh,
-  report: Callable[[int], None] = lambda _: None,
+  report: Callable[[int, str, float], None] | None = None,
 ) -> Likelihood:
   """Sums the negative log-likelihood over batches.
 
   Args:
     method: the model's parts.
     params: parameters of the network, placed on the mesh.
-    batches: {'tokens': int32[B, L], 'loss_mask': bool[B, L]}; tokens outside the mask are given.
+    batches: {'tokens': int32[B, L], 'loss_mask': bool[B, L]}; tokens outside the mask are given,
+      and a shorter L than the hyperschedule's takes its prefix.
     num_samples: rows of the hyperschedule drawn per sequence; unused when exact.
     seed: of the rows and the noise.
     mesh: devices.
-    report: called with the number of tokens done after every batch.
+    report: called after every batch with tokens done, a message and tokens per second.
   """
   root = rng.stream(jax.random.key(seed), 'likelihood')
-  schedule = mesh_lib.repeat(mesh, method.hyperschedule)
+  schedule = None
   nats, counts = [], []
+  began = time.monotonic()
   with mesh_lib.use(mesh):
     for index, batch in enumerate(batches):
+      if schedule is None:
+        schedule = mesh_lib.repeat(mesh, method.hyperschedule.prefix(batch['tokens'].shape[1]))
       placed = mesh_lib.place_whole(mesh, batch)
       key = jax.random.fold_in(root, index)
       nats_B = _batch_nats(
@@ -90,7 +95,10 @@ def measure(
       )
       nats.append(np.asarray(nats_B, np.float64))
       counts.append(batch['loss_mask'].sum(axis=1))
-      report(sum(int(x.sum()) for x in counts))
+      if report:
+        done = sum(int(x.sum()) for x in counts)
+        so_far = sum(x.sum() for x in nats) / max(done, 1)
+        report(done, f'{so_far:.3f} nats/token', done / (time.monotonic() - began))
   return _summarise(
     np.concatenate(nats), np.concatenate(counts), 'exact' if method.is_autoregressive else 'bound'
   )

@@ -126,7 +126,7 @@ def restore_ema(workdir: pathlib.Path, abstract_ema: Any) -> tuple[int, Any]:
   folder = workdir.absolute() / _FOLDER
   if not folder.is_dir():
     raise UserError(f'no checkpoint in {folder}: train first with --workdir={workdir}')
-  options = ocp.CheckpointManagerOptions(read_only=True)
+  options = ocp.CheckpointManagerOptions(create=False)
   with ocp.CheckpointManager(folder, options=options) as manager:
     steps = sorted(manager.all_steps(), reverse=True)
     for step in steps:

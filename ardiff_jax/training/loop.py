@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
 from ardiff_jax import workdir as workdir_lib
 from ardiff_jax.data import pipeline, tokenizers
@@ -27,7 +28,6 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import likelihood
 from ardiff_jax.method import Method
 from ardiff_jax.progress import Progress
-from ardiff_jax.training import mesh as mesh_lib
 from ardiff_jax.training.checkpointing import Checkpointer
 from ardiff_jax.training.state import abstract_state, init_state, make_optimizer
 from ardiff_jax.training.step import TrainMetrics, make_train_step
@@ -164,10 +164,16 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path) -> _Prepared:
   }
   if old:
     workdir_lib.check_same_run(workdir, old, description)
+  train = pack(corpus.train, tokenizer, config.data.length, 'train text')
+  if len(train.stream) < config.data.length:
+    raise UserError(
+      f'the training text of {config.data.source} is shorter than one sequence: '
+      f'{len(train.stream)} tokens, config.data.length={config.data.length}'
+    )
   return _Prepared(
     method=method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id),
     tokenizer=tokenizer,
-    train=pack(corpus.train, tokenizer, config.data.length, 'train text'),
+    train=train,
     valid=pack(corpus.valid, tokenizer, config.data.length, 'valid text'),
     description=description,
   )

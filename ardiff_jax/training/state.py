@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import rng
 from ardiff_jax.models.denoiser import Denoiser
-from ardiff_jax.training import mesh as mesh_lib
 
 
 @flax.struct.dataclass

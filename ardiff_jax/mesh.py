@@ -54,6 +54,15 @@ def make_mesh(config: ConfigDict) -> Mesh:
   return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
+def fitting_mesh(config: ConfigDict) -> Mesh:
+  """Returns `make_mesh(config)`, or plain data parallelism where other devices are present than
+  the config was written for."""
+  try:
+    return make_mesh(config)
+  except UserError:
+    return make_mesh(ConfigDict(dict.fromkeys(AXES, 1) | {'data': -1}))
+
+
 @contextlib.contextmanager
 def use(mesh: Mesh):
   """Makes the mesh and the logical rules current."""

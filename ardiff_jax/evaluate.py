@@ -1,0 +1,140 @@
+"""Measures how well a trained model predicts held-out text.
+
+  python -m ardiff_jax.evaluate --workdir=DIR [--data=valid,FILE,...]
+
+Prints a table, and appends a line per data set to DIR/eval.jsonl. The figure is exact for AR and
+an upper bound for everything else; beside it stand n-gram models of the same training text, scored
+on the same bytes.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from ardiff_jax import cli, workdir
+from ardiff_jax.data.corpus import Corpus, load_corpus, read_text
+from ardiff_jax.data.packing import Packed, pack
+from ardiff_jax.evaluation import ngrams
+from ardiff_jax.progress import Progress
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
+_DATA = flags.DEFINE_list(
+  'data', ['valid'], "What to score: 'valid' (held out of the corpus) or UTF-8 text files."
+)
+
+
+def main() -> None:
+  directory = cli.read_workdir(_WORKDIR)
+  records = evaluate(directory, _DATA.value)
+  print(format_table(records))
+
+  from ardiff_jax import report
+
+  report.write(directory)
+
+
+def evaluate(directory: pathlib.Path, data: Sequence[str]) -> list[dict[str, Any]]:
+  """Scores the data sets and appends the records to eval.jsonl.
+
+  Args:
+    directory: work directory of a trained run.
+    data: 'valid', or paths of UTF-8 text files.
+
+  Returns:
+    One record per data set, as written.
+
+  Raises:
+    UserError: no model there, text that cannot be read, or a corpus that changed since training.
+  """
+  texts = {name: (read_text(name),) for name in data if name != 'valid'}  # complain early
+
+  import ardiff_jax
+
+  model = ardiff_jax.load(directory)
+  corpus = _training_corpus(directory, model.config)
+  if 'valid' in data:
+    texts['valid'] = corpus.valid
+  train = pack(corpus.train, model.tokenizer, model.config.data.length, 'train text')
+  records = []
+  for name in data:
+    packed = pack(texts[name], model.tokenizer, model.config.data.length, name)
+    record = _score(model, name, packed)
+    record['baselines'] = _baselines(corpus, train, texts[name], packed, model.tokenizer.vocab_size)
+    workdir.append(directory / 'eval.jsonl', [record])
+    records.append(record)
+  return records
+
+
+def format_table(records: Sequence[dict[str, Any]]) -> str:
+  """Returns the records as text: the model's figure, then the baselines, in bits per byte."""
+  lines = []
+  for r in records:
+    lines += [
+      f'{r["data"]}: {r["tokens"]:,} tokens ({r["tokenizer"]}), {r["bytes"]:,} bytes',
+      f'  {r["kind"]}: {r["law"]}',
+      f'  perplexity {r["perplexity"]:.2f} a token = {r["nll_per_token"]:.4f} nats '
+      f'(standard error {r["stderr"]:.4f}; process {r["process"]}, '
+      + (f'{r["samples"]} rows drawn a sequence)' if r['kind'] == 'bound' else 'no sampling)'),
+      '',
+      '  bits per byte',
+      f'    {"this model":<16}{r["bits_per_byte"]:8.3f}',
+      *(f'    {name:<16}{bits:8.3f}' for name, bits in r['baselines'].items()),
+      '',
+    ]
+  return '\n'.join(lines)
+
+
+def _training_corpus(directory: pathlib.Path, config) -> Corpus:
+  """Loads the text the model was trained on."""
+  corpus = load_corpus(config.data)
+  old = workdir.read(directory)
+  new = {**old, 'corpus': {'name': corpus.name, **corpus.identity}}
+  workdir.check_same_run(directory, old, new)
+  return corpus
+
+
+def _score(model, name: str, packed: Packed) -> dict[str, Any]:
+  from ardiff_jax.evaluation import likelihood
+
+  settings = model.config.eval
+  progress = Progress(f'evaluate {name}', len(packed.stream))
+  result = model.likelihood(
+    packed,
+    num_samples=settings.num_samples,
+    seed=model.config.seed,
+    report=progress.show,
+  )
+  progress.close()
+  exact = result.kind == 'exact'
+  return {
+    'data': name,
+    'tokens': result.tokens,
+    'bytes': packed.num_bytes,
+    'nll_per_token': result.nll_per_token,
+    'perplexity': result.perplexity,
+    'bits_per_byte': result.bits_per_byte(packed.num_bytes),
+    'stderr': result.stderr,
+    'kind': result.kind,
+    'law': likelihood.describe_law(model.method),
+    'process': 'none' if exact else 'absorbing',
+    'hyperschedule': model.method.hyperschedule.name,
+    'samples': None if exact else settings.num_samples,
+    'tokenizer': model.tokenizer.name,
+    'step': model.step,
+  }
+
+
+def _baselines(
+  corpus: Corpus, train: Packed, text: Sequence[str], packed: Packed, vocab_size: int
+) -> dict[str, float]:
+  bits = ngrams.byte_ngram_bits(corpus.train, text)
+  bits['token unigram'] = ngrams.token_unigram_bits(
+    train.stream, packed.stream, vocab_size, packed.num_bytes
+  )
+  return bits
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,125 @@
+"""The report of a run: one self-contained page made of the files of its work directory."""
+
+import base64
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+from ml_collections import ConfigDict
+
+from ardiff_jax import method, plots
+from ardiff_jax import workdir as files
+from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
+
+_SAMPLES = 4  # newest shown
+_TRACE_TOKENS = 512  # of a canvas; longer ones show their beginning
+
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+  """Writes report.html, whole or not at all, and returns its path.
+
+  What a run has not produced yet is named, with the command that makes it.
+
+  Args:
+    workdir: has config.json, and may have metrics.jsonl, eval.jsonl and samples.jsonl.
+
+  Raises:
+    UserError: config.json or, where there are samples, the tokenizer is missing or damaged.
+  """
+  content = files.read(workdir)
+  config = ConfigDict(content['config'])
+  metrics = files.read_lines(workdir / 'metrics.jsonl')
+  samples = files.read_lines(workdir / 'samples.jsonl')[: -_SAMPLES - 1 : -1]
+  tokenizer = load_tokenizer(workdir, config.tokenizer) if samples else None
+  schedule = method.make_hyperschedule(config, config.sampling.steps)
+  newest = {record['data']: record for record in files.read_lines(workdir / 'eval.jsonl')}
+
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  environment.filters['count'] = _count
+  page = environment.get_template('template.html').render(
+    workdir=workdir,
+    title=workdir.resolve().name,
+    config=config,
+    content=content,
+    config_text=json.dumps(content['config'], indent=2),
+    training_schedule=method.make_hyperschedule(config).name,
+    train=_last(metrics, 'train'),
+    valid=_last(metrics, 'valid'),
+    curves=_data_uri(plots.curves(metrics)) if metrics else None,
+    schedule=schedule,
+    schedule_picture=_data_uri(plots.hyperschedule(schedule)),
+    evaluations=[record | {'bars': _bars(record)} for record in newest.values()],
+    samples=[sample | {'rows': trace_rows(sample['trace'], tokenizer)} for sample in samples],
+  )
+  temporary = workdir / 'report.html.tmp'
+  temporary.write_text(page)
+  os.replace(temporary, workdir / 'report.html')
+  return workdir / 'report.html'
+
+
+def trace_rows(trace: dict[str, Any], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+  """Returns how to show each canvas of a trace.
+
+  Args:
+    trace: 'steps', the S' steps of the canvases, and 'canvases', int[S', L] in 0..V.
+    tokenizer: V is its vocab_size, the mask.
+
+  Returns:
+    Per canvas {'step': int, 'tokens': [(mark, piece)], 'hidden': int}: the first tokens, how many
+    are left out, and a mark against the canvas before: 'mask', 'new' (was a mask), 'changed' (was
+    another token) or 'old'. In the first canvas, tokens are old.
+  """
+  rows = []
+  before = trace['canvases'][0] if trace['canvases'] else []
+  for step, canvas in zip(trace['steps'], trace['canvases'], strict=True):
+    shown = canvas[:_TRACE_TOKENS]
+    marks = [_mark(old, new, tokenizer.vocab_size) for old, new in zip(before, shown, strict=False)]
+    tokens = list(zip(marks, tokenizer.pieces(shown), strict=True))
+    rows.append({'step': step, 'tokens': tokens, 'hidden': len(canvas) - len(shown)})
+    before = canvas
+  return rows
+
+
+def _mark(old: int, new: int, mask_id: int) -> str:
+  if new == mask_id:
+    return 'mask'
+  if new == old:
+    return 'old'
+  return 'new' if old == mask_id else 'changed'
+
+
+def _bars(record: dict[str, Any]) -> list[dict[str, Any]]:
+  """Returns the model and its baselines in bits per byte, best first, with lengths in percent."""
+  bits = {'this model': record['bits_per_byte'], **record.get('baselines', {})}
+  longest = max(bits.values())
+  return [
+    {'name': name, 'bits': value, 'percent': 100 * value / longest}
+    for name, value in sorted(bits.items(), key=lambda item: item[1])
+  ]
+
+
+def _last(metrics: Sequence[dict[str, Any]], split: str) -> dict[str, Any] | None:
+  return next((record for record in reversed(metrics) if record['split'] == split), None)
+
+
+def _data_uri(figure) -> str:
+  svg = plots.to_svg(figure).encode()
+  return 'data:image/svg+xml;base64,' + base64.b64encode(svg).decode()
+
+
+def _count(number: int) -> str:
+  """Returns a large number at three digits: 2,211,840 as "2.21 M"."""
+  for size, unit in ((1e9, 'B'), (1e6, 'M'), (1e4, 'k')):
+    if number >= size:
+      scale = 1e3 if unit == 'k' else size
+      return f'{number / scale:.3g} {unit}'
+  return f'{number:,}'

@@ -1,0 +1,32 @@
+# Sourced by the other scripts: a virtual environment with what requirements.txt asks for, and
+# settings that make XLA faster on CPU. Reinstalls only when what it installs has changed.
+
+prepare_env() { # prepare_env [pip arguments for more than requirements.txt]
+  local python="" candidate stamp
+  for candidate in python3 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+      python=$candidate
+      break
+    fi
+  done
+  if [ ! -x .venv/bin/python ]; then
+    if [ -z "$python" ]; then
+      echo "error: Python 3.11 or 3.12 is needed, and none was found on the PATH" >&2
+      exit 2
+    fi
+    echo "Making .venv with $("$python" --version)" >&2
+    "$python" -m venv .venv
+  fi
+  stamp=$(cat requirements.txt pyproject.toml <(echo "$@") | cksum)
+  if [ "$(cat ".venv/installed $*" 2>/dev/null)" != "$stamp" ]; then
+    echo "Installing packages into .venv (about a minute)" >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "$@"
+    echo "$stamp" >".venv/installed $*"
+  fi
+
+  # XLA gives its temporaries back to the system and faults them in again, 10 to 27 % of a training
+  # step on CPU. One arena that keeps what it has avoids that; glibc reads these at start-up.
+  export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0
+  export MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456
+  export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+}

@@ -1,0 +1,272 @@
+"""Bounds against exhaustive enumeration of worlds of at most 3 tokens."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import worlds
+from worlds import arbitrary_denoise, exact_denoise
+
+from ardiff_jax import bounds, noise
+from ardiff_jax.hyperschedules import autoregressive, block, flat, slide
+from ardiff_jax.models.denoiser import make_denoiser
+from ardiff_jax.models.transformer import Transformer, TransformerConfig
+from ardiff_jax.objectives import reading_nats
+
+VOCAB, LENGTH = 3, 3
+SEQUENCES = worlds.sequences(VOCAB, LENGTH)
+JOINT = worlds.random_joint(0, VOCAB, LENGTH)
+EXACT = worlds.exact_params(JOINT)
+ARBITRARY = worlds.arbitrary_params(1, VOCAB, LENGTH)
+ABSORBING = noise.absorbing(VOCAB)
+EXACT_NLL = [autoregressive(3), block(3, 1, 1), block(3, 1, 4)]
+BOUNDS = [flat(3, 1), flat(3, 4), block(3, 2, 2), block(3, 3, 2), slide(3, 2, 2), slide(3, 2, 5)]
+by_name = dict(ids=lambda schedule: schedule.name)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def full_sum(denoise, params, process, schedule, tokens, counted, key):
+  return bounds.full_sum(denoise, params, process, schedule, tokens, counted, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 7))
+def monte_carlo(denoise, params, process, schedule, tokens, counted, key, num_samples):
+  return bounds.monte_carlo(denoise, params, process, schedule, tokens, counted, key, num_samples)
+
+
+def repeated(times, sequences=SEQUENCES):
+  """int32[N * times, L], every sequence many times, and which tokens count: all."""
+  tokens = jnp.repeat(jnp.asarray(sequences), times, axis=0)
+  return tokens, jnp.ones(tokens.shape, bool)
+
+
+def mean_and_error(draws_B, times):
+  """The mean of each sequence's draws, and its standard error."""
+  draws = np.asarray(draws_B, np.float64).reshape(-1, times)
+  return draws.mean(axis=1), draws.std(axis=1) / np.sqrt(times)
+
+
+# The references themselves.
+
+
+@pytest.mark.parametrize('schedule', [*EXACT_NLL, *BOUNDS], **by_name)
+@pytest.mark.parametrize('seed, vocab_size', [(0, 3), (1, 2)])
+def test_bound_of_the_exact_denoiser_is_at_least_the_nats(schedule, seed, vocab_size):
+  """And equal where tokens come one at a time."""
+  joint = worlds.random_joint(seed, vocab_size, LENGTH)
+  bound = worlds.exhaustive_bound(exact_denoise, worlds.exact_params(joint), schedule, vocab_size)
+  nats = -np.log(joint.reshape(-1))
+  if schedule in EXACT_NLL:
+    np.testing.assert_allclose(bound, nats, atol=1e-5)
+  else:  # each x_0's bound is above what the sampler gives it; on average above the entropy
+    law = worlds.chain_law(exact_denoise, worlds.exact_params(joint), schedule, vocab_size)
+    assert (bound >= -np.log(law) - 1e-5).all()
+    assert (joint.reshape(-1) * bound).sum() > worlds.entropy(joint) + 1e-3
+
+
+@pytest.mark.parametrize('schedule', [*EXACT_NLL, *BOUNDS], **by_name)
+def test_bound_of_any_network_is_at_least_the_nats_of_its_own_sampler(schedule):
+  bound = worlds.exhaustive_bound(arbitrary_denoise, ARBITRARY, schedule, VOCAB)
+  nats = -np.log(worlds.chain_law(arbitrary_denoise, ARBITRARY, schedule, VOCAB))
+  assert (bound >= nats - 1e-5).all()
+  if schedule in EXACT_NLL or schedule.num_steps == 1:  # nothing random beside what is drawn
+    np.testing.assert_allclose(bound, nats, atol=1e-5)
+  else:
+    assert (bound > nats + 1e-3).any()
+
+
+# The library against them.
+
+
+@pytest.mark.parametrize('schedule', EXACT_NLL, **by_name)
+@pytest.mark.parametrize(
+  'denoise, params', [(exact_denoise, EXACT), (arbitrary_denoise, ARBITRARY)], ids=['exact', 'any']
+)
+def test_full_sum_without_noise_is_exact(schedule, denoise, params):
+  """Tokens one at a time, one level each: no draw is left to average."""
+  tokens, counted = repeated(1)
+  if schedule.num_levels > 1:  # which level the token is revealed at is still random
+    tokens, counted = repeated(2000)
+  ours, error = mean_and_error(
+    full_sum(denoise, params, ABSORBING, schedule, tokens, counted, jax.random.key(0)),
+    len(tokens) // len(SEQUENCES),
+  )
+  expected = worlds.exhaustive_bound(denoise, params, schedule, VOCAB)
+  if schedule.num_levels == 1:
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+  else:
+    assert (np.abs(ours - expected) <= 5 * error).all() and (error < 0.03 * expected).all()
+
+
+@pytest.mark.parametrize('schedule', BOUNDS, **by_name)
+@pytest.mark.parametrize(
+  'denoise, params', [(exact_denoise, EXACT), (arbitrary_denoise, ARBITRARY)], ids=['exact', 'any']
+)
+def test_full_sum_averages_to_the_exhaustive_bound(schedule, denoise, params):
+  """2000 draws: within 5 measured standard errors, each below 3 % of the value."""
+  tokens, counted = repeated(2000)
+  ours, error = mean_and_error(
+    full_sum(denoise, params, ABSORBING, schedule, tokens, counted, jax.random.key(0)), 2000
+  )
+  expected = worlds.exhaustive_bound(denoise, params, schedule, VOCAB)
+  assert (np.abs(ours - expected) <= 5 * error + 1e-5).all()
+  assert (error < 0.03 * expected).all()
+
+
+@pytest.mark.parametrize('num_samples', [1, 5])
+@pytest.mark.parametrize('schedule', [autoregressive(3), flat(3, 4), slide(3, 2, 2)], **by_name)
+def test_monte_carlo_is_unbiased(schedule, num_samples):
+  """4000 draws of 4 sequences: within 5 standard errors of the exhaustive value, each below 5 %.
+
+  Copies of a sequence lie all over the batch's grid of rows, which is evenly spaced: the standard
+  error of independent draws overstates theirs.
+  """
+  which = [0, 7, 14, 23]
+  tokens = jnp.tile(jnp.asarray(SEQUENCES[which]), (4000, 1))
+  draws = monte_carlo(
+    arbitrary_denoise,
+    ARBITRARY,
+    ABSORBING,
+    schedule,
+    tokens,
+    jnp.ones(tokens.shape, bool),
+    jax.random.key(1),
+    num_samples,
+  )
+  ours, error = mean_and_error(np.asarray(draws).reshape(4000, 4).T, 4000)
+  expected = worlds.exhaustive_bound(arbitrary_denoise, ARBITRARY, schedule, VOCAB)[which]
+  assert (np.abs(ours - expected) <= 5 * error).all()
+  assert (error < 0.05 * expected).all()
+
+
+def test_monte_carlo_spreads_its_rows_evenly():
+  """As many samples as rows: each sequence meets each row once, so AR is exact at any shift."""
+  tokens, counted = repeated(1)
+  for seed in range(3):
+    ours = monte_carlo(
+      arbitrary_denoise,
+      ARBITRARY,
+      ABSORBING,
+      autoregressive(3),
+      tokens,
+      counted,
+      jax.random.key(seed),
+      3,
+    )
+    expected = worlds.exhaustive_bound(arbitrary_denoise, ARBITRARY, autoregressive(3), VOCAB)
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('schedule', [autoregressive(3), flat(3, 3)], **by_name)
+def test_tokens_that_do_not_count_are_given(schedule):
+  """The bound is then conditional: NLL of the rest given them, exactly so one at a time."""
+  given = 1
+  tokens, counted = repeated(2000)
+  counted = counted.at[:, given].set(False)
+  ours, error = mean_and_error(
+    full_sum(exact_denoise, EXACT, ABSORBING, schedule, tokens, counted, jax.random.key(0)), 2000
+  )
+  if schedule.num_levels == 1:
+    # position 0 is predicted before the given token is in sight, so it is not conditioned on it
+    first = JOINT.sum((1, 2))
+    pairs = JOINT.sum(2)
+    a, b, c = SEQUENCES.T
+    expected = -np.log(first[a]) - np.log(JOINT[a, b, c] / pairs[a, b])
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+  else:
+    conditional = -np.log(JOINT / JOINT.sum((0, 2), keepdims=True)).reshape(-1)
+    assert ours @ JOINT.reshape(-1) > conditional @ JOINT.reshape(-1)
+    # two tokens revealed together: at most their dependence above the conditional entropy
+    pair = JOINT / JOINT.sum((0, 2), keepdims=True)
+    apart = pair.sum(2, keepdims=True) * pair.sum(0, keepdims=True)
+    dependence = (JOINT * np.log(pair / apart)).sum()
+    excess = ours @ JOINT.reshape(-1) - conditional @ JOINT.reshape(-1)
+    assert excess < dependence / 3 + 5 * np.sqrt((error**2 * JOINT.reshape(-1) ** 2).sum())
+
+
+def test_weights_follow_delta():
+  """With δ the last levels before t = 1 keep δ: weights (A_{s+1} - A_s)/(1 - A_s), by hand.
+
+  One position, a network that answers alike whatever it is shown: the bound is its nats times
+  the chance to be revealed somewhere, which is 1.
+  """
+  process = noise.absorbing(VOCAB, delta=0.3)
+  params = worlds.arbitrary_params(2, VOCAB, 1)
+  table = jnp.broadcast_to(params['table'][:, :1], params['table'].shape)
+  tokens, counted = repeated(4000, worlds.sequences(VOCAB, 1))
+  ours, error = mean_and_error(
+    full_sum(
+      arbitrary_denoise,
+      {'table': table},
+      process,
+      flat(1, 4),
+      tokens,
+      counted,
+      jax.random.key(0),
+    ),
+    4000,
+  )
+  expected = -np.asarray(jax.nn.log_softmax(table[0, 0]))
+  assert (np.abs(ours - expected) <= 5 * error).all() and (error < 0.02 * expected).all()
+
+
+def test_flat_bound_falls_to_the_entropy_as_levels_grow():
+  """The gap is O(1/T); standard error of each figure below 0.005 nats."""
+  times = 2000
+  tokens, counted = repeated(times)
+  figures = []
+  for num_levels in (1, 2, 4, 32):
+    draws = full_sum(
+      exact_denoise, EXACT, ABSORBING, flat(3, num_levels), tokens, counted, jax.random.key(0)
+    )
+    ours, error = mean_and_error(draws, times)
+    figures.append(float(ours @ JOINT.reshape(-1)))
+    assert np.sqrt((error**2 * JOINT.reshape(-1) ** 2).sum()) < 0.005
+  entropy = worlds.entropy(JOINT)
+  gaps = np.array(figures) - entropy
+  independent = sum(worlds.entropy(JOINT.sum(tuple({0, 1, 2} - {i}))) for i in range(3))
+  np.testing.assert_allclose(figures[0], independent, atol=1e-4)  # T = 1: all at once
+  assert (np.diff(gaps) < -0.01).all()
+  assert abs(gaps[-1]) < 0.05 * gaps[0] + 0.015
+
+
+NETWORK = Transformer(TransformerConfig(vocab_size=11, model_dim=16, num_layers=2, num_heads=2))
+
+
+@pytest.mark.parametrize('context', ['causal', 'block_causal'])
+def test_autoregressive_bound_of_a_real_network_is_its_reading_nats(context):
+  """S masked passes of one token each, and one pass over clean text."""
+  schedule = autoregressive(5)
+  denoiser = make_denoiser(
+    NETWORK, schedule, alignment='shifted', context=context, window='causal', bos_id=10
+  )
+  params = nn.meta.unbox(denoiser.init(jax.random.key(0), 5))
+  tokens = jax.random.randint(jax.random.key(1), (4, 5), 0, 11)
+  ours = full_sum(
+    denoiser,
+    params,
+    noise.absorbing(11),
+    schedule,
+    tokens,
+    jnp.ones((4, 5), bool),
+    jax.random.key(2),
+  )
+  read = reading_nats(denoiser, params, tokens, schedule)
+  np.testing.assert_allclose(ours, read.sum(axis=1), atol=1e-4)
+
+
+def test_bounds_run_without_jit():
+  """The levels of a schedule are numpy and the row a traced scan index."""
+  tokens, counted = repeated(1)
+  for call in (
+    lambda key: bounds.full_sum(
+      exact_denoise, EXACT, ABSORBING, autoregressive(3), tokens, counted, key
+    ),
+    lambda key: bounds.monte_carlo(
+      exact_denoise, EXACT, ABSORBING, autoregressive(3), tokens, counted, key, 3
+    ),
+  ):
+    np.testing.assert_allclose(call(jax.random.key(0)), -np.log(JOINT.reshape(-1)), atol=1e-4)

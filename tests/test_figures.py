@@ -1,0 +1,202 @@
+"""Pictures: what is drawn is what the schedule or the records say."""
+
+import copy
+import pathlib
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+
+from ardiff_jax import figures, plots
+from ardiff_jax.errors import UserError
+from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, slide
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCHEDULES = [autoregressive(6), flat(5, 3), block(7, 3, 2), slide(16, 4, 4), flat(1, 1)]
+
+
+def mesh_of(axes):
+  (mesh,) = (x for x in axes.collections if isinstance(x, QuadMesh))
+  return mesh
+
+
+def colors_of(axes):
+  mesh = mesh_of(axes)
+  return mesh.to_rgba(mesh.get_array())
+
+
+def all_regions(schedule):
+  return np.stack([schedule.regions(s) for s in range(schedule.num_steps)])
+
+
+def check_cells(axes, schedule):
+  """The colours drawn against levels and regions, cell by cell."""
+  colors = colors_of(axes)
+  assert colors.shape == (schedule.num_steps + 1, schedule.length, 4)
+  rgba = matplotlib.colors.to_rgba
+  for (step, i), region in np.ndenumerate(all_regions(schedule)):
+    expected = {Region.SETTLED: rgba(plots.SETTLED), Region.WORTHLESS: rgba(plots.WORTHLESS)}
+    if region != Region.ACTIVE:
+      assert tuple(colors[step, i]) == expected[region], (step, i)
+    else:
+      assert tuple(colors[step, i]) not in expected.values()
+      assert mesh_of(axes).get_array()[step, i] == schedule.levels[step, i]
+  assert (colors[-1] == rgba(plots.SETTLED)).all()
+  corners = mesh_of(axes).get_coordinates()
+  np.testing.assert_array_equal(corners[:, 0, 1], np.arange(schedule.num_steps + 2) - 0.5)
+  np.testing.assert_array_equal(corners[0, :, 0], np.arange(schedule.length + 1) - 0.5)
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES, ids=lambda s: s.name)
+def test_hyperschedule_draws_levels_and_regions(schedule):
+  (axes,) = plots.hyperschedule(schedule).axes
+  check_cells(axes, schedule)
+  assert axes.get_title() == schedule.name.partition('(')[0]
+  low, high = axes.get_ylim()
+  assert low > high  # steps run downward
+
+
+def test_lines_part_the_regions():
+  schedule = slide(7, 3, 2)
+  (axes,) = plots.hyperschedule(schedule).axes
+  (line,) = axes.lines
+  sides = line.get_xydata().reshape(-1, 3, 2)
+  assert np.isnan(sides[:, 2]).all()
+  drawn = {tuple(map(tuple, side[:2])) for side in sides.tolist()}
+  regions = np.vstack([all_regions(schedule), np.zeros((1, 7), np.int8)])
+  expected = set()
+  for (s, i), region in np.ndenumerate(regions):
+    if i and regions[s, i - 1] != region:
+      expected.add(((i - 0.5, s - 0.5), (i - 0.5, s + 0.5)))
+    if s and regions[s - 1, i] != region:
+      expected.add(((i - 0.5, s - 0.5), (i + 0.5, s - 0.5)))
+  assert drawn == expected and len(sides) == len(drawn)
+
+
+def test_noisier_cells_are_darker():
+  (axes,) = plots.hyperschedule(flat(1, 8)).axes
+  light = colors_of(axes)[:8, 0, :3].sum(axis=1)
+  assert (np.diff(light) > 0).all()
+
+
+def test_long_schedules_show_evenly_spaced_rows():
+  schedule = flat(2, 5000)
+  (axes,) = plots.hyperschedule(schedule).axes
+  rows = schedule.num_steps - mesh_of(axes).get_array()[:, 0]  # flat: level T - s
+  assert 256 <= len(rows) <= 512 and rows[0] == 0 and rows[-1] == schedule.num_steps
+  assert np.ptp(np.diff(rows)) <= 1
+  edges = mesh_of(axes).get_coordinates()[:, 0, 1]
+  assert ((edges[:-1] < rows) & (rows < edges[1:])).all()  # the axis tells true steps
+
+
+def test_large_schedules_stay_small_files():
+  assert len(plots.to_svg(plots.hyperschedule(slide(1024, 64, 64)))) < 400_000
+
+
+def test_gallery_has_one_panel_each_on_one_scale():
+  figure = plots.gallery(SCHEDULES)
+  assert len(figure.axes) == len(SCHEDULES) and len(figure.legends) == 1
+  labels = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert [label.partition(':')[0] for label in labels] == ['worthless', 'active', 'settled']
+  for axes, schedule in zip(figure.axes, SCHEDULES, strict=True):
+    check_cells(axes, schedule)
+    assert axes.get_ylim() == (19.5, -0.5)  # slide takes the most steps: 19
+
+
+def test_svg_is_the_same_whenever_drawn():
+  first, second = (plots.to_svg(plots.gallery(SCHEDULES)) for _ in range(2))
+  assert first == second
+  assert '<metadata>' not in first
+
+
+def test_style_does_not_leak():
+  before = copy.copy(dict(matplotlib.rcParams))
+  plots.to_svg(plots.curves(make_records(3)))
+  assert dict(matplotlib.rcParams) == before
+
+
+def make_records(count):
+  records = []
+  for i in range(1, count + 1):
+    noise = (-1) ** i * 0.5
+    train = {'step': 10 * i, 'split': 'train', 'loss': 4 + 3 / i + noise, 'learning_rate': 1e-3 / i}
+    valid = {'nll_per_token': 4.1 + 3 / i, 'stderr': 0.1, 'bits_per_byte': 2.5, 'kind': 'bound'}
+    records += [train, {'step': 10 * i, 'split': 'valid', **valid}]
+  return records
+
+
+def curve(axes, label):
+  (line,) = (x for x in axes.lines if label in x.get_label())
+  return line.get_xydata()
+
+
+@pytest.mark.parametrize('count', [1, 5])
+def test_curves_draw_the_records(count):
+  records = make_records(count)
+  top, bottom = plots.curves(records).axes
+  train, valid = records[::2], records[1::2]
+  losses = [(r['step'], r['loss']) for r in train]
+  np.testing.assert_array_equal(curve(top, 'training loss'), losses)
+  (errorbar,) = top.containers
+  bounds = [(r['step'], r['nll_per_token']) for r in valid]
+  np.testing.assert_array_equal(errorbar.lines[0].get_xydata(), bounds)
+  assert (
+    errorbar.get_label() == 'validation, bound ± standard error: 2.500 bits per byte at the end'
+  )
+  rates = [(r['step'], r['learning_rate']) for r in train]
+  np.testing.assert_array_equal(bottom.lines[0].get_xydata(), rates)
+
+
+def test_curves_of_many_records_are_smoothed_over_the_raw_ones():
+  records = make_records(200)
+  top, _ = plots.curves(records).axes
+  losses = np.array([r['loss'] for r in records[::2]])
+  raw, smooth = top.lines[0].get_ydata(), curve(top, 'smoothed')[:, 1]
+  np.testing.assert_array_equal(raw, losses)
+  assert len(smooth) == len(losses)
+  assert np.abs(np.diff(smooth))[50:].max() < 0.1 < np.abs(np.diff(losses))[50:].min()
+  np.testing.assert_allclose(smooth[100], losses[90:110].mean())
+
+
+@pytest.mark.parametrize('split', ['train', 'valid'])
+def test_curves_of_one_split_alone(split):
+  records = [r for r in make_records(3) if r['split'] == split]
+  top, bottom = plots.curves(records).axes
+  assert len(top.containers) == (split == 'valid')
+  assert len(bottom.lines) == (split == 'train')
+
+
+def test_curves_without_records_say_so():
+  figure = plots.curves([])
+  assert figure.axes[0].texts[0].get_text() == 'no records yet'
+  assert plots.to_svg(figure).startswith('<?xml')
+
+
+def test_figures_are_written(tmp_path):
+  paths = figures.write(tmp_path / 'new' / 'folder')
+  assert [p.name for p in paths] == ['hyperschedules.png', 'hyperschedules.svg']
+  assert paths[0].read_bytes().startswith(b'\x89PNG')
+  assert '</svg>' in paths[1].read_text()
+  again = figures.write(tmp_path / 'again')
+  assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
+
+
+def test_unwritable_folder_is_refused(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match=r'--out=.*file/below cannot be written'):
+    figures.write(tmp_path / 'file' / 'below')
+
+
+@pytest.mark.parametrize(
+  'flag, status, text',
+  [('--out={}', 0, 'hyperschedules.svg'), (None, 2, 'error: --out is missing, e.g. --out=figures')],
+)
+def test_command(tmp_path, flag, status, text):
+  command = [sys.executable, '-m', 'ardiff_jax.figures', *([flag.format(tmp_path)] if flag else [])]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == status
+  assert text in done.stdout + done.stderr
+  assert 'Traceback' not in done.stderr
