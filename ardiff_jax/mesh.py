@@ -9,6 +9,7 @@ The only file that names mesh axes. One device is the mesh of one device; nothin
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -37,21 +38,26 @@ RULES = (
 )
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """Returns the mesh of config.data x config.fsdp x config.tensor devices; -1 takes the rest.
+
+  Args:
+    config: the three sizes.
+    devices: which to use; None for all.
 
   Raises:
     UserError: the sizes do not multiply to the number of devices.
   """
   sizes = [config[axis] for axis in AXES]
-  count = jax.device_count()
+  count = jax.device_count() if devices is None else len(devices)
   if sizes.count(-1) == 1:
     known = math.prod(size for size in sizes if size != -1)
     sizes[sizes.index(-1)] = count // known if known > 0 else 0
   if any(size < 1 for size in sizes) or math.prod(sizes) != count:
     asked = ' x '.join(f'{axis}={config[axis]}' for axis in AXES)
     raise UserError(f'config.mesh: {asked} does not make the {count} devices present')
-  return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+  auto = (jax.sharding.AxisType.Auto,) * len(AXES)  # what Linen modules can live on
+  return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
 
 
 def fitting_mesh(config: ConfigDict) -> Mesh:

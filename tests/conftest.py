@@ -1,5 +1,6 @@
 """Settings of every test: eight fake devices, strict keys and ranks, one compilation cache."""
 
+import importlib
 import os
 import pathlib
 import tempfile
@@ -27,3 +28,30 @@ def shared_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f'no real text at {path}; set ARDIFF_DATA to the folder that holds it')
   return path
+
+
+@pytest.fixture
+def text_file(tmp_path) -> pathlib.Path:
+  """A small text with some structure."""
+  lines = [f'{i} plus {j} is {i + j}.\n' for i in range(30) for j in range(30)]
+  path = tmp_path / 'sums.txt'
+  path.write_text(''.join(lines))
+  return path
+
+
+def small_config(name: str, source: pathlib.Path, **train):
+  """configs/NAME.py:tiny, shrunk to a network that trains a step in milliseconds."""
+  config = importlib.import_module(f'configs.{name}').get_config('tiny')
+  config.data.source = str(source)
+  config.data.length = 32
+  config.tokenizer.kind = 'byte'
+  config.model.update(model_dim=32, num_layers=2, num_heads=4)
+  if config.hyperschedule.name == 'slide':
+    config.hyperschedule.update(width=8, num_levels=8)
+  config.train.update(
+    steps=6, batch_size=8, log_every=1, eval_every=3, checkpoint_every=3, warmup_steps=2
+  )
+  config.train.update(train)
+  config.eval.update(batch_size=8, num_samples=2, train_sequences=16)
+  config.sampling.steps = 8
+  return config

@@ -1,1 +1,1 @@
-"""What stands beside a model's own figures: baselines that tell a reader what was learned."""
+"""How well a model predicts held-out text, and what counting alone would reach on it."""

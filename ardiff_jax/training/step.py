@@ -54,23 +54,22 @@ def make_train_step(
     state: TrainState, batch: dict, hyperschedule: Hyperschedule, root_key: jax.Array
   ) -> tuple[TrainState, TrainMetrics]:
     batch_size = batch['tokens'].shape[0]
-    examples = Examples(
-      tokens=batch['tokens'],
-      counted=batch['loss_mask'],
-      uniform=rng.low_discrepancy(rng.stream(root_key, 'row', state.step), batch_size),
-      keys=jax.random.split(rng.stream(root_key, 'noise', state.step), batch_size),
-    )
+    uniform = rng.low_discrepancy(rng.stream(root_key, 'row', state.step), batch_size)
+    noise_key = rng.stream(root_key, 'noise', state.step)
 
     def microbatch(carry, xs):
-      index, examples = xs
+      index, tokens, counted, uniform, ids = xs
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, ids)
+      examples = Examples(tokens, counted, uniform, keys)
       dropout_key = rng.stream(root_key, 'dropout', state.step, index) if dropout else None
       loss, grads = jax.value_and_grad(loss_sum)(state.params, examples, hyperschedule, dropout_key)
       return jax.tree.map(jnp.add, carry, (loss, grads)), None
 
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
-    micro = jax.tree.map(lambda x: _split_batch(x, accumulate), examples)
-    (loss, grads), _ = jax.lax.scan(microbatch, zero, (jnp.arange(accumulate), micro))
-    count = jnp.maximum(examples.counted.sum(), 1).astype(jnp.float32)
+    examples = batch['tokens'], batch['loss_mask'], uniform, jnp.arange(batch_size)
+    parts = [_split_batch(x, accumulate) for x in examples]
+    (loss, grads), _ = jax.lax.scan(microbatch, zero, (jnp.arange(accumulate), *parts))
+    count = jnp.maximum(batch['loss_mask'].sum(), 1).astype(jnp.float32)
     loss, grads = jax.tree.map(lambda x: x / count, (loss, grads))
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

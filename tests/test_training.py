@@ -1,0 +1,330 @@
+"""The update and the loop: same result however it is split, interrupted or sharded."""
+
+import dataclasses
+import json
+import signal
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from conftest import small_config
+from ml_collections import ConfigDict
+
+from ardiff_jax import mesh as mesh_lib
+from ardiff_jax import method as method_lib
+from ardiff_jax.data import corpus
+from ardiff_jax.errors import UserError
+from ardiff_jax.training import checkpointing, loop
+from ardiff_jax.training.state import TrainState, abstract_state, init_state, make_optimizer
+from ardiff_jax.training.step import make_train_step
+
+VOCAB = 257
+METHODS = ('ar', 'mdlm', 'epsilon_hybrid', 'slide')
+
+
+def read_metrics(workdir, split='train'):
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return {x['step']: x for x in lines if x['split'] == split}
+
+
+def run_steps(config, mesh, *, accumulate=1, steps=3):
+  """Trains on fixed tokens; returns the state on the host and the losses."""
+  method = method_lib.build(config, VOCAB, bos_id=256)
+  optimizer, _ = make_optimizer(config.train)
+  state = init_state(method.denoise, optimizer, config.data.length, 0, mesh)
+  step_fn = jax.jit(
+    make_train_step(
+      method.denoise,
+      method.objective,
+      optimizer,
+      ema_decay=0.9,
+      accumulate=accumulate,
+      dropout=False,
+    )
+  )
+  tokens = np.random.default_rng(0).integers(0, VOCAB, (8, config.data.length), np.int32)
+  mask = np.ones(tokens.shape, bool)
+  mask[1, :20] = False  # unequal counts: microbatches must be weighted by their tokens
+  batch = mesh_lib.place_whole(mesh, {'tokens': tokens, 'loss_mask': mask})
+  schedule = mesh_lib.repeat(mesh, method.hyperschedule)
+  losses = []
+  for _ in range(steps):
+    with mesh_lib.use(mesh):
+      state, metrics = step_fn(state, batch, schedule, mesh_lib.repeat(mesh, jax.random.key(0)))
+    losses.append(float(metrics.compute()['loss']))
+  return jax.device_get(state), losses
+
+
+def one_device():
+  return mesh_lib.make_mesh(ConfigDict(dict(data=1, fsdp=1, tensor=1)), jax.devices()[:1])
+
+
+def assert_same_gradients(a, b):
+  """Compares Adam's first moments: parameters would hide small gradients behind their sign."""
+  moments = [state.opt_state[1][0].mu for state in (a, b)]
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), *moments)
+
+
+@pytest.mark.parametrize('name', ['ar', 'epsilon_hybrid'])
+def test_microbatches_equal_the_full_batch(name, text_file):
+  config = small_config(name, text_file)
+  full, full_losses = run_steps(config, one_device())
+  micro, micro_losses = run_steps(config, one_device(), accumulate=4)
+  np.testing.assert_allclose(micro_losses, full_losses, rtol=1e-4)
+  assert_same_gradients(micro, full)
+  assert full_losses[2] < full_losses[0]
+
+
+@pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_eight_devices_equal_one(sizes, text_file):
+  config = small_config('epsilon_hybrid', text_file)
+  one, one_losses = run_steps(config, one_device())
+  mesh = mesh_lib.make_mesh(ConfigDict(dict(zip(mesh_lib.AXES, sizes, strict=True))))
+  eight, eight_losses = run_steps(config, mesh)
+  np.testing.assert_allclose(eight_losses, one_losses, rtol=1e-4)
+  assert_same_gradients(eight, one)
+
+
+def test_parameters_moments_and_average_are_sharded_alike(text_file):
+  config = small_config('epsilon_hybrid', text_file)
+  mesh = mesh_lib.make_mesh(ConfigDict(dict(data=2, fsdp=2, tensor=2)))
+  method = method_lib.build(config, VOCAB, bos_id=256)
+  optimizer, _ = make_optimizer(config.train)
+  state = init_state(method.denoise, optimizer, config.data.length, 0, mesh)
+  kernel = state.params['params']['blocks']['mlp_in']['kernel']
+  assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, 'fsdp', 'tensor')
+  assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+  specs = jax.tree.map(lambda x: x.sharding.spec, state.params)
+  moments = state.opt_state[1][0]
+  for tree in (state.ema, moments.mu, moments.nu):
+    assert jax.tree.map(lambda x: x.sharding.spec, tree) == specs
+
+
+def test_mesh_must_use_the_devices_present():
+  with pytest.raises(UserError, match='8 devices'):
+    mesh_lib.make_mesh(ConfigDict(dict(data=3, fsdp=1, tensor=1)))
+  assert mesh_lib.make_mesh(ConfigDict(dict(data=-1, fsdp=2, tensor=1))).shape['data'] == 4
+
+
+def test_warmup_is_cut_to_the_run_and_decay_spares_scales():
+  settings = small_config('ar', 'unused').train
+  settings.update(steps=2, warmup_steps=100, weight_decay=0.5, learning_rate=1.0)
+  optimizer, schedule = make_optimizer(settings)
+  assert [float(schedule(i)) for i in range(3)] == [0.0, 1.0, 0.0]
+  params = {'kernel': np.ones(3, np.float32), 'scale': np.ones(3, np.float32)}
+  zero = jax.tree.map(np.zeros_like, params)
+  _, state = optimizer.update(zero, optimizer.init(params), params)
+  updates, _ = optimizer.update(zero, state, params)
+  np.testing.assert_allclose(updates['kernel'], -0.5)
+  np.testing.assert_allclose(updates['scale'], 0.0)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_interrupted_and_resumed_equals_uninterrupted(name, text_file, tmp_path, monkeypatch):
+  config = small_config(name, text_file)
+  assert loop.train(config, tmp_path / 'whole')
+
+  take = loop.mesh_lib.place_batch
+  calls = []
+
+  def interrupting(mesh, batch):
+    calls.append(1)
+    if len(calls) == 4:
+      signal.raise_signal(signal.SIGTERM)
+    return take(mesh, batch)
+
+  monkeypatch.setattr(loop.mesh_lib, 'place_batch', interrupting)
+  assert not loop.train(config, tmp_path / 'parts')
+  assert max(read_metrics(tmp_path / 'parts')) == 4
+  assert loop.train(config, tmp_path / 'parts')
+
+  whole, parts = (read_metrics(tmp_path / x) for x in ('whole', 'parts'))
+  assert list(whole) == list(parts) == [1, 2, 3, 4, 5, 6]
+  assert [whole[i]['loss'] for i in whole] == [parts[i]['loss'] for i in parts]
+  valid = [read_metrics(tmp_path / x, 'valid')[6] for x in ('whole', 'parts')]
+  assert valid[0] == valid[1]
+  assert valid[0]['kind'] == ('exact' if name == 'ar' else 'bound')
+
+
+def test_lines_past_the_checkpoint_are_written_once(text_file, tmp_path):
+  config = small_config('ar', text_file, steps=3)
+  loop.train(config, tmp_path / 'run')
+  path = tmp_path / 'run' / 'metrics.jsonl'
+  path.write_text(path.read_text() + '{"step": 4, "split": "train", "loss": 9}\n{"step": 5, "sp')
+  loop.train(config, tmp_path / 'run')
+  assert [json.loads(x)['step'] for x in path.read_text().splitlines()] == [1, 2, 3, 3]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(text_file, tmp_path):
+  config = small_config('ar', text_file, learning_rate=1e30, warmup_steps=0, clip_norm=1e30)
+  with pytest.raises(loop.TrainingDiverged, match='at step 2'):
+    loop.train(config, tmp_path / 'run')
+  assert not list((tmp_path / 'run' / 'checkpoints').iterdir())
+
+
+def test_dropout_draws_and_repeats(text_file, tmp_path):
+  losses = []
+  for name, rate in (('a', 0.5), ('b', 0.5), ('c', 0.0)):
+    config = small_config('mdlm', text_file, steps=2)
+    config.model.dropout = rate
+    loop.train(config, tmp_path / name)
+    losses.append(read_metrics(tmp_path / name)[1]['loss'])
+  assert losses[0] == losses[1] != losses[2]
+
+
+class TestCheckpoints:
+  """Damage to the newest checkpoint: the one before it loads, and the user is told."""
+
+  @pytest.fixture
+  def trained(self, text_file, tmp_path):
+    config = small_config('epsilon_hybrid', text_file)
+    loop.train(config, tmp_path / 'run')
+    return config, tmp_path / 'run'
+
+  @staticmethod
+  def flip_byte(folder):
+    largest = max(folder.rglob('*/d/*'), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+
+  @staticmethod
+  def truncate(folder):
+    for path in folder.rglob('*/d/*'):
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+  @staticmethod
+  def lose_manifest(folder):
+    for path in folder.rglob('manifest.ocdbt'):
+      path.unlink()
+
+  @staticmethod
+  def empty(folder):
+    for path in sorted(folder.rglob('*'), reverse=True):
+      path.rmdir() if path.is_dir() else path.unlink()
+
+  @pytest.mark.parametrize('damage', ['flip_byte', 'truncate', 'lose_manifest', 'empty'])
+  def test_previous_one_loads(self, trained, damage, capsys):
+    config, workdir = trained
+    before = read_metrics(workdir)
+    getattr(self, damage)(workdir / 'checkpoints' / '6')
+
+    mesh = mesh_lib.make_mesh(config.mesh)
+    method = method_lib.build(config, VOCAB, bos_id=256)
+    optimizer, _ = make_optimizer(config.train)
+    abstract = abstract_state(method.denoise, optimizer, config.data.length, 0, mesh)
+    step, _ = checkpointing.restore_ema(workdir, abstract.ema)
+    assert step in ((3, 6) if damage == 'flip_byte' else (3,))  # the flip may be in the moments
+
+    assert loop.train(config, workdir)
+    notices = capsys.readouterr().err
+    assert 'checkpoint 6 is damaged' in notices and 'resumed from step 3' in notices
+    assert (workdir / 'damaged_checkpoints' / '6.0').is_dir()
+    after = read_metrics(workdir)
+    assert [after[i]['loss'] for i in after] == [before[i]['loss'] for i in before]
+
+  def test_all_damaged_is_a_plain_error(self, trained):
+    config, workdir = trained
+    for step in (3, 6):
+      self.truncate(workdir / 'checkpoints' / str(step))
+    with pytest.raises(UserError, match='can be read'):
+      loop.train(config, workdir)
+
+  def test_restores_onto_another_mesh(self, trained):
+    config, workdir = trained
+    method = method_lib.build(config, VOCAB, bos_id=256)
+    optimizer, _ = make_optimizer(config.train)
+    trees = []
+    for sizes in ((8, 1, 1), (2, 2, 2)):
+      mesh = mesh_lib.make_mesh(ConfigDict(dict(zip(mesh_lib.AXES, sizes, strict=True))))
+      abstract = abstract_state(method.denoise, optimizer, config.data.length, 0, mesh)
+      trees.append(jax.device_get(checkpointing.restore_ema(workdir, abstract.ema)[1]))
+    jax.tree.map(np.testing.assert_array_equal, *trees)
+
+  def test_fingerprint_sees_flips_and_swaps(self):
+    tree = {'a': np.arange(6, dtype=np.float32).reshape(2, 3), 'b': np.ones(2, np.int32)}
+    prints = {checkpointing.fingerprint(tree)}
+    flipped = tree['a'].copy()
+    flipped.view(np.uint32)[1, 1] ^= 1 << 31
+    prints.add(checkpointing.fingerprint(tree | {'a': flipped}))
+    prints.add(checkpointing.fingerprint(tree | {'a': tree['a'][::-1].copy()}))
+    prints.add(checkpointing.fingerprint(tree | {'b': np.array([1, 2], np.int32)}))
+    assert len(prints) == 4
+
+
+class TestRefusals:
+  """What must not start, or go on, says so plainly and leaves nothing behind."""
+
+  @pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+      (dict(hyperschedule=dict(name='zigzag')), 'autoregressive, flat, block, slide'),
+      (dict(hyperschedule=dict(name='block', width=0)), 'width must be from 1 to the length 32'),
+      (dict(hyperschedule=dict(name='slide', width=33)), 'width must be from 1 to the length 32'),
+      (dict(hyperschedule=dict(num_levels=0)), 'num_levels must be at least 1'),
+      (dict(noise=dict(name='pink')), 'absorbing, epsilon_hybrid'),
+      (dict(noise=dict(epsilon=2.0)), r'epsilon must be in \[0, 1\]'),
+      (dict(objective=dict(name='hinge')), 'next_token, weighted_cross_entropy'),
+      (dict(objective=dict(name='next_token')), 'would show the network'),
+      (dict(denoiser=dict(context='sideways')), 'block_causal'),
+      (dict(model=dict(num_heads=5)), 'num_heads'),
+      (dict(train=dict(accumulate=3)), 'accumulate'),
+      (dict(tokenizer=dict(kind='morse')), 'byte, sentencepiece, gpt2'),
+      (dict(data=dict(source='/nowhere/text.txt')), '/nowhere/text.txt'),
+      (dict(data=dict(length=100_000)), 'shorter than one sequence'),
+    ],
+  )
+  def test_bad_config(self, change, message, text_file, tmp_path):
+    config = small_config('epsilon_hybrid', text_file)
+    config.update(change)
+    with pytest.raises(UserError, match=message):
+      loop.train(config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+  def test_another_config_corpus_or_vocabulary(self, text_file, tmp_path, monkeypatch):
+    workdir = tmp_path / 'run'
+    config = small_config('ar', text_file, steps=3)
+    loop.train(config, workdir)
+
+    other = small_config('ar', text_file, steps=3, learning_rate=1e-4)
+    with pytest.raises(UserError, match=r'train\.learning_rate: 0.003 there, 0.0001 here'):
+      loop.train(other, workdir)
+    loop.train(small_config('ar', text_file, steps=3, log_every=2), workdir)  # only how to look
+
+    text = text_file.read_text()
+    text_file.write_text(text + 'more\n')
+    with pytest.raises(UserError, match='another corpus'):
+      loop.train(config, workdir)
+    text_file.write_text(text)
+
+    load = corpus.load_corpus
+
+    def on_another_python(settings):
+      loaded = load(settings)
+      return dataclasses.replace(loaded, identity=loaded.identity | {'python': '3.99'})
+
+    with monkeypatch.context() as patch:
+      patch.setattr(loop, 'load_corpus', on_another_python)
+      with pytest.raises(UserError, match=r'python: None there, .3\.99. here'):
+        loop.train(config, workdir)
+
+    description = json.loads((workdir / 'config.json').read_text())
+    description['tokenizer']['vocab_size'] = 300
+    (workdir / 'config.json').write_text(json.dumps(description))
+    with pytest.raises(UserError, match='vocab_size: 300 there, 257 here'):
+      loop.train(config, workdir)
+
+  def test_unwritable_directory(self, text_file, tmp_path):
+    with pytest.raises(UserError, match='cannot be written'):
+      loop.train(small_config('ar', text_file), text_file / 'below')
+
+
+def test_state_is_a_pytree_without_boxes(text_file):
+  config = small_config('ar', text_file)
+  method = method_lib.build(config, VOCAB, bos_id=256)
+  optimizer, _ = make_optimizer(config.train)
+  state = init_state(method.denoise, optimizer, 32, 0, one_device())
+  assert isinstance(state, TrainState)
+  boxes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+  assert not any(isinstance(x, nn.meta.AxisMetadata) for x in boxes)
