@@ -21,7 +21,7 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
   """
 
   def guarded(argv: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # libraries' notices are not for the user
+    _quieten_libraries()
     arguments = argv[1:]
     if choices and (len(arguments) != 1 or arguments[0] not in choices):
       _fail(f'say which of {", ".join(choices)}; got {" ".join(arguments) or "nothing"}')
@@ -29,7 +29,7 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
       _fail(f'unexpected argument {arguments[0]!r}; flags look like --name=value')
     try:
       main(*arguments)
-    except UserError as error:
+    except (UserError, OSError) as error:  # the latter: a full disk, a file taken away, ...
       _fail(str(error))
 
   app.run(guarded, flags_parser=_parse)
@@ -80,6 +80,22 @@ def _parse(argv: list[str]) -> list[str]:
     nearest = re.search(r'Did you mean "(\w+)"', str(error))
     hint = f'; did you mean {nearest[1]!r}?' if nearest else ''
     _fail(f'unknown config key {key[0] if key else error!r}{hint}')
+
+
+def _quieten_libraries() -> None:
+  """Keeps the libraries' own logs off the terminal; what they raise still reaches us.
+
+  When a read or write of a checkpoint fails, tensorstore's threads also report to an event loop
+  that orbax has closed by then: a traceback per array, of which none says more.
+  """
+  logging.set_verbosity(logging.FATAL)
+  usual = sys.unraisablehook
+
+  def hook(unraisable) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      usual(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def _last_line(error: Exception) -> str:

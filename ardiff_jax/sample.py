@@ -39,7 +39,7 @@ _SNAPSHOTS = 12  # canvases of a trace that are kept in the file
 def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
   out = pathlib.Path(_OUT.value) if _OUT.value else directory / 'samples.jsonl'
-  if not out.parent.is_dir():
+  if _OUT.value and not out.parent.is_dir():
     raise UserError(f'--out={out}: there is no folder {out.parent}')
 
   import ardiff_jax

@@ -72,10 +72,13 @@ def append(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the records of a JSON-lines file; none if it does not exist."""
+  """Returns the records of a JSON-lines file; none if it does not exist.
+
+  A last line without its end, cut off by a kill, is left out.
+  """
   if not path.exists():
     return []
-  return [json.loads(line) for line in path.read_text().splitlines() if line]
+  return [json.loads(line) for line in path.read_text().split('\n')[:-1]]
 
 
 def check_same_run(workdir: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:

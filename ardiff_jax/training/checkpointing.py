@@ -7,6 +7,7 @@ before it.
 
 import contextlib
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,7 @@ class Checkpointer:
       max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
     )
     self._options = options
+    self._saving: int | None = None
     self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=options)
 
   def save(self, step: int, state: TrainState, iterator: Any, config: dict) -> None:
@@ -55,12 +57,14 @@ class Checkpointer:
         }
       ),
     )
+    self.wait()  # so that a failure is blamed on the step it befell
+    self._saving = step
     with _explained(step, self._workdir):
       self._manager.save(step, args=items)
 
   def wait(self) -> None:
     """Waits until what was started is on disk; raises as `save` does."""
-    with _explained(self._manager.latest_step(), self._workdir):
+    with _explained(self._saving, self._workdir):
       self._manager.wait_until_finished()
 
   def close(self) -> None:
@@ -195,7 +199,8 @@ def _explained(step: int | None, workdir: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # orbax raises ValueError for a full disk, OSError, ...
-    reason = str(error).strip().split('\n')[0][:300]
+    system = re.search(r'([^:]+) \[os_error_code=', str(error))
+    reason = system[1].strip() if system else str(error)[:300]
     raise UserError(
       f'saving checkpoint {step} in {workdir / _FOLDER} failed: {reason}\n'
       'earlier checkpoints are whole; free some space and run the same command to resume'

@@ -115,7 +115,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         batch = mesh_lib.place_batch(mesh, next(iterator))
         with mesh_lib.use(mesh):
           state, metrics = step_fn(state, batch, hyperschedule, root_key)
-        last = step == cfg.steps or bool(stop)
+        interrupted = bool(stop)  # once: a signal may come at any moment of what follows
+        last = step == cfg.steps or interrupted
         log.add(step, metrics, flush=last or step % cfg.log_every == 0)
         evaluates = step % cfg.eval_every == 0 or step == cfg.steps
         saves = step % cfg.checkpoint_every == 0 or last
@@ -126,7 +127,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
           log.restart_clock()
         if saves:
           checkpointer.save(step, state, iterator, prepared.description['config'])
-        if stop:
+        if interrupted:
           checkpointer.wait()
           _say(f'{stop[0]}: saved step {step} of {cfg.steps}; the same command goes on from there')
           return False

@@ -6,6 +6,8 @@ import pathlib
 
 import tensorboardX
 
+from ardiff_jax import workdir as workdir_lib
+
 
 class MetricWriter:
   """Appends one line per record to `metrics.jsonl` and scalars to TensorBoard event files."""
@@ -15,9 +17,10 @@ class MetricWriter:
     one resumes from, are dropped, so that every step stands once."""
     path = workdir / 'metrics.jsonl'
     if path.exists():
-      kept = [line for line in _whole_lines(path) if json.loads(line)['step'] <= last_step]
+      kept = [record for record in workdir_lib.read_lines(path) if record['step'] <= last_step]
       temporary = path.with_suffix('.tmp')
-      temporary.write_text(''.join(kept))
+      temporary.unlink(missing_ok=True)
+      workdir_lib.append(temporary, kept)
       os.replace(temporary, path)
     self._file = path.open('a', buffering=1)
     self._events = tensorboardX.SummaryWriter(
@@ -33,8 +36,3 @@ class MetricWriter:
   def close(self) -> None:
     self._file.close()
     self._events.close()
-
-
-def _whole_lines(path: pathlib.Path) -> list[str]:
-  """Lines that end: a kill may leave half of the last one."""
-  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]

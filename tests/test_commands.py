@@ -1,0 +1,232 @@
+"""The commands as a user meets them: every config end to end, kills, mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+import ardiff_jax
+
+ENV = os.environ | {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+SMALL = [
+  '--config.tokenizer.kind=byte',
+  '--config.data.length=32',
+  '--config.model.model_dim=32',
+  '--config.model.num_layers=1',
+  '--config.model.num_heads=2',
+  '--config.train.batch_size=8',
+  '--config.train.log_every=1',
+  '--config.train.eval_every=1000',
+  '--config.eval.train_sequences=8',
+  '--config.eval.batch_size=8',
+]
+
+
+def command(name, *arguments):
+  return [sys.executable, '-m', f'ardiff_jax.{name}', *map(str, arguments)]
+
+
+def run(name, *arguments, **kwargs):
+  return subprocess.run(
+    command(name, *arguments), cwd=ROOT, env=ENV, capture_output=True, text=True, **kwargs
+  )
+
+
+def succeed(name, *arguments):
+  result = run(name, *arguments)
+  assert result.returncode == 0, result.stderr
+  assert 'Traceback' not in result.stderr
+  return result
+
+
+def records(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(workdir):
+  return {r['step']: r['loss'] for r in records(workdir / 'metrics.jsonl') if r['split'] == 'train'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['ar', 'mdlm', 'epsilon_hybrid', 'slide'])
+def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
+  """Two steps of the shipped tiny config, through all commands, with a trained vocabulary."""
+  workdir = tmp_path / 'run'
+  trained = succeed(
+    'train',
+    f'--config=configs/{name}.py:tiny',
+    f'--workdir={workdir}',
+    f'--config.data.source={text_file}',
+    '--config.tokenizer.vocab_size=300',
+    '--config.train.steps=2',
+  )
+  assert 'Total:' in trained.stderr and trained.stdout == ''
+  assert set(losses(workdir)) == {2}
+  assert list((workdir / 'tensorboard').iterdir())
+
+  table = succeed('evaluate', f'--workdir={workdir}', f'--data=valid,{text_file}').stdout
+  assert 'token unigram' in table
+  valid, file = records(workdir / 'eval.jsonl')
+  assert valid['kind'] == ('exact' if name == 'ar' else 'bound')
+  assert file['data'] == str(text_file) and file['bytes'] == len(text_file.read_bytes())
+  for record in (valid, file):
+    assert record['bits_per_byte'] > 0 and record['stderr'] > 0
+    assert {'tokens', 'nll_per_token', 'perplexity', 'process', 'hyperschedule'} <= set(record)
+    assert set(record['baselines']) == {
+      *('byte unigram', 'byte bigram', 'byte trigram', 'token unigram')
+    }
+
+  printed = succeed(
+    'sample', f'--workdir={workdir}', '--prompt=1 plus', '--num_samples=2', '--steps=4'
+  ).stdout
+  samples = records(workdir / 'samples.jsonl')
+  vocab_size = json.loads((workdir / 'config.json').read_text())['tokenizer']['vocab_size']
+  assert len(samples) == 2
+  for sample in samples:
+    assert sample['text'].startswith('1 plus')
+    assert sample['text'].replace('\r\n', '\n').replace('\r', '\n') in printed  # as a pipe reads it
+    assert len(sample['token_ids']) == 128 and max(sample['token_ids']) < vocab_size
+    assert sample['network_calls'] > 0 and sample['seconds'] > 0
+  assert 'this model' in (workdir / 'report.html').read_text()
+
+  model = ardiff_jax.load(workdir)
+  again = model.sample(num_samples=1, prompt='1 plus', steps=4, seed=0)[0]
+  assert again.token_ids == samples[0]['token_ids']
+  bound = model.bound('1 plus 2 is 3.\n')
+  assert bound.kind == valid['kind'] and bound.nats > 0 and bound.tokens > 0
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(text_file, tmp_path):
+  flags = [
+    '--config=configs/epsilon_hybrid.py:tiny',
+    *SMALL,
+    f'--config.data.source={text_file}',
+    '--config.train.steps=40',
+    '--config.train.checkpoint_every=10',
+  ]
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  succeed('train', *flags, f'--workdir={whole}')
+
+  process = subprocess.Popen(
+    command('train', *flags, f'--workdir={parts}'), cwd=ROOT, env=ENV, stderr=subprocess.DEVNULL
+  )
+  while not (parts / 'checkpoints' / '20').exists() and process.poll() is None:
+    time.sleep(0.001)
+  process.kill()
+  process.wait()
+  resumed = succeed('train', *flags, f'--workdir={parts}')
+  if process.returncode == -signal.SIGKILL:  # not already done: a fast machine wins the race
+    assert 'resumed from step' in resumed.stderr
+  assert losses(parts) == losses(whole)
+  assert list(losses(whole)) == list(range(1, 41))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_cleanly(number, text_file, tmp_path):
+  flags = [
+    '--config=configs/ar.py:tiny',
+    *SMALL,
+    f'--config.data.source={text_file}',
+    '--config.train.steps=100000',
+    '--config.train.checkpoint_every=100000',
+    f'--workdir={tmp_path / "run"}',
+  ]
+  process = subprocess.Popen(
+    command('train', *flags), cwd=ROOT, env=ENV, stderr=subprocess.PIPE, text=True
+  )
+  metrics = tmp_path / 'run' / 'metrics.jsonl'
+  while not (metrics.exists() and metrics.read_text().count('\n') > 3):
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.send_signal(number)
+  _, stderr = process.communicate(timeout=60)
+  assert process.returncode == 0, stderr
+  assert f'{number.name}: saved step' in stderr and 'Traceback' not in stderr
+  step = max(losses(tmp_path / 'run'))
+  assert [p.name for p in (tmp_path / 'run' / 'checkpoints').iterdir()] == [str(step)]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_plainly_and_costs_nothing_saved(text_file, tmp_path):
+  """A limit on the size of files stands for the disk: the config fits, a checkpoint does not."""
+  flags = [
+    '--config=configs/ar.py:tiny',
+    *SMALL,
+    f'--config.data.source={text_file}',
+    f'--workdir={tmp_path / "run"}',
+    '--config.train.steps=4',
+    '--config.train.checkpoint_every=2',
+  ]
+  limited = 'ulimit -f 20; exec "$@"'  # in KiB
+  env = ENV | {'JAX_COMPILATION_CACHE_DIR': ''}  # it writes larger files
+  failed = subprocess.run(
+    ['bash', '-c', limited, 'bash', *command('train', *flags)],
+    cwd=ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+  )
+  assert failed.returncode == 2, failed.stderr
+  assert 'error: saving checkpoint 2' in failed.stderr
+  succeed('train', *flags)
+  assert list(losses(tmp_path / 'run')) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['train'], '--config is missing'),
+    (['train', '--config=configs/ar.py:tiny'], '--workdir is missing'),
+    (['train', '--config=configs/none.py', '--workdir=w'], 'configs/none.py'),
+    (['train', '--config=configs/ar.py:huge', '--workdir=w'], 'known: tiny'),
+    (['train', '--config=configs/ar.py', '--config.train.stesp=3'], "did you mean 'steps'?"),
+    (['train', '--config=configs/ar.py', '--config.train.steps=x'], 'steps=x'),
+    (['train', '--config=configs/ar.py', '--workdri=w'], 'workdri'),
+    (['train', '--config=configs/ar.py', 'extra'], "unexpected argument 'extra'"),
+    (['evaluate', '--workdir=/nowhere'], 'no config.json'),
+    (['sample', '--workdir=/nowhere'], 'no config.json'),
+    (['sample', '--workdir=/nowhere', '--num_samples=0'], 'num_samples'),
+    (['sample', '--workdir=/nowhere', '--out=/no/such/folder/x'], 'no folder'),
+    (['bench', 'coffee', '--config=configs/ar.py'], 'train_step, sampler'),
+  ],
+)
+def test_mistakes_end_with_status_2_and_a_plain_line(arguments, message):
+  result = run(*arguments)
+  assert result.returncode == 2
+  assert message in result.stderr and result.stderr.startswith('error: ')
+  assert len(result.stderr.splitlines()) <= 2 and result.stdout == ''
+
+
+@pytest.mark.slow
+def test_bench_reports_a_ratio():
+  small = ['--config=configs/epsilon_hybrid.py:tiny', *SMALL, '--config.sampling.steps=4']
+  for benchmark in ('train_step', 'sampler'):
+    result = succeed('bench', benchmark, *small, '--repeats=2', '--vocab_size=50')
+    table = dict(line.split('  ', 1) for line in result.stdout.splitlines())
+    assert 0.0 < float(table['ratio']) < 2.0
+    assert float(table['tokens/s'].replace(',', '')) > 0
+
+
+@pytest.mark.slow
+def test_tiny_shakespeare(shared_data, tmp_path):
+  """A real file: the prompt is kept and no mask is left."""
+  workdir = tmp_path / 'run'
+  succeed(
+    'train',
+    '--config=configs/epsilon_hybrid.py:tiny',
+    f'--workdir={workdir}',
+    f'--config.data.source={shared_data / "tinyshakespeare" / "input.txt"}',
+    '--config.train.steps=2',
+  )
+  succeed('evaluate', f'--workdir={workdir}')
+  succeed('sample', f'--workdir={workdir}', '--prompt=ROMEO:', '--steps=8')
+  for sample in records(workdir / 'samples.jsonl'):
+    assert sample['text'].startswith('ROMEO:')
+    assert max(sample['token_ids']) < 2048
