@@ -61,8 +61,8 @@ def row_nats(
     settle_step=hyperschedule.settle_step,
   )
   nats_BxL = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, tokens)
-  weight_BxL = process.reveal_prob(t_BxL, s_BxL) * (noisy_BxL == process.mask_id)
-  return (weight_BxL * nats_BxL).sum(axis=1)
+  masked_BxL = noisy_BxL == process.mask_id
+  return jnp.where(masked_BxL, process.reveal_prob(t_BxL, s_BxL) * nats_BxL, 0.0).sum(axis=1)
 
 
 def monte_carlo(

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -31,6 +32,9 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
       main(*arguments)
     except (UserError, OSError) as error:  # the latter: a full disk, a file taken away, ...
       _fail(str(error))
+    except KeyboardInterrupt:
+      print('interrupted', file=sys.stderr)
+      sys.exit(128 + signal.SIGINT)
 
   app.run(guarded, flags_parser=_parse)
 

@@ -68,8 +68,7 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int) -> Method:
     denoise = make_denoiser(network, schedule, bos_id=bos_id, **config.denoiser)
   with _blaming('objective'):
     objective = _call(OBJECTIVES, config.objective, process=process)
-    causal = (denoise.alignment, denoise.context, denoise.window) == ('shifted', 'causal', 'causal')
-    if isinstance(objective, NextToken) and not causal:
+    if isinstance(objective, NextToken) and not denoise.is_causal:
       raise ValueError(
         'next_token needs denoiser alignment shifted, context causal, window causal: '
         'any other would show the network the token it predicts'

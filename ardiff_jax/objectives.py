@@ -153,7 +153,14 @@ def reading_nats(
 
   Every token is shown clean and is context. The denoiser must be shifted with causal context and
   causal window: then each row of an `autoregressive` schedule sees just what this pass shows it.
+
+  Raises:
+    ValueError: any other denoiser, which would be shown what it predicts.
   """
+  if not denoise.is_causal:
+    raise ValueError(
+      'reading text needs a denoiser of alignment shifted, context causal, window causal'
+    )
   logits_BxLxV = denoise(
     params,
     tokens,

@@ -98,15 +98,15 @@ def shrink(c: ConfigDict) -> ConfigDict:
   c.model.update(PRESETS['tiny'])
   c.model.dropout = 0.0
   c.model.dtype = 'float32'
-  c.train.steps = 1400
+  c.train.steps = 1200
   c.train.batch_size = 16
   c.train.learning_rate = 3e-3
   c.train.warmup_steps = 100
   c.train.adam_b2 = 0.99
   c.train.ema_decay = 0.99
   c.train.log_every = 10
-  c.train.eval_every = 350
-  c.train.checkpoint_every = 350
+  c.train.eval_every = 300
+  c.train.checkpoint_every = 300
   c.sampling.steps = 64
   return c
 

@@ -213,6 +213,24 @@ def test_weights_follow_delta():
   assert (np.abs(ours - expected) <= 5 * error).all() and (error < 0.02 * expected).all()
 
 
+def test_rows_of_the_full_sum_draw_their_own_noise():
+  """Four rows of weights 1/4, 1/3, 1/2, 1 and mask chances 1, 3/4, 1/2, 1/4, nats 1 each: the
+  variance of independent rows is 0.271, of a shared draw 0.479; its relative standard deviation
+  over 4000 draws is below 3 %."""
+  tokens, counted = repeated(4000, worlds.sequences(2, 1)[:1])
+  table = jnp.tile(jnp.log(jnp.asarray([np.exp(-1), 1 - np.exp(-1)]))[None, None], (1, 4, 1))
+  totals = full_sum(
+    arbitrary_denoise,
+    {'table': table},
+    noise.absorbing(2),
+    flat(1, 4),
+    tokens,
+    counted,
+    jax.random.key(0),
+  )
+  np.testing.assert_allclose(np.var(totals), 0.271, rtol=0.15)
+
+
 def test_flat_bound_falls_to_the_entropy_as_levels_grow():
   """The gap is O(1/T): 0.215, 0.060 and 0.008 nats; standard error of each figure below 0.01."""
   times = 2000

@@ -74,6 +74,15 @@ def test_inverse_cdf_never_gives_an_impossible_token(vocab_size):
     assert exact_cdf(logits)[ours[-1]] > 1 - 1e-6  # the last of more than rounding's weight
 
 
+@pytest.mark.parametrize('vocab_size', [256, 5000])
+def test_inverse_cdf_survives_rounding_past_the_end(vocab_size):
+  """The largest uniform times one rounding of the sum may exceed another rounding of it."""
+  logits = np.random.default_rng(0).standard_normal((1000, vocab_size)).astype(np.float32)
+  logits[:, vocab_size // 2 :] = -np.inf
+  ours = np.asarray(draws.inverse_cdf(jnp.asarray(logits), jnp.full(1000, LAST)))
+  assert (ours < vocab_size // 2).all()
+
+
 def test_inverse_cdf_of_a_certain_token():
   logits = jnp.full((1000,), -jnp.inf).at[700].set(-3.0)
   for u in (0.0, 0.5, LAST):

@@ -162,6 +162,18 @@ def test_dropout_draws_with_a_key_and_only_with_a_key(base):
   np.testing.assert_array_equal(no_rate, quiet)
 
 
+@pytest.mark.parametrize('silenced', ['attention_out', 'mlp_out'])
+def test_dropout_is_on_each_branch(base, silenced):
+  """With one branch silenced, the noise is that of the other."""
+  variables = jax.tree.map(lambda x: x, base)
+  kernel = variables['params']['blocks'][silenced]['kernel']
+  variables['params']['blocks'][silenced]['kernel'] = 0.0 * kernel
+  config = changed(dropout=0.5)
+  rngs = {'dropout': jax.random.key(0)}
+  loud = run(config, variables, deterministic=False, rngs=rngs)
+  assert np.abs(loud - run(config, variables)).max() > 1e-3
+
+
 @pytest.mark.parametrize('dropout', [0.0, 0.5])
 def test_remat_changes_no_value_and_no_gradient(base, dropout):
   def value_and_grad(remat):

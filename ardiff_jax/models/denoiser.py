@@ -44,6 +44,11 @@ class Denoiser:
   bos_id: int
   all_visible: bool
 
+  @property
+  def is_causal(self) -> bool:
+    """Whether one pass over clean text predicts each token from those before it alone."""
+    return (self.alignment, self.context, self.window) == ('shifted', 'causal', 'causal')
+
   def init(self, key: jax.Array, length: int) -> dict:
     """Returns new parameters with their logical axes (boxed); trace it under `jax.eval_shape`
     or `jax.jit` to place them."""

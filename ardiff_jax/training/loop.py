@@ -60,7 +60,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     Whether the run is complete; False after an interruption, which saves first.
 
   Raises:
-    UserError: see `prepare`; or a checkpoint could not be written or read.
+    UserError: bad config or text, a directory of another run, or a checkpoint that cannot be
+      written or read.
     TrainingDiverged: a loss or gradient is not finite; names the step. Nothing of that step is
       saved.
   """
@@ -93,6 +94,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     else:
       _say(f'resumed from step {int(state.step)} in {workdir}')
     start = int(state.step)
+    if start >= cfg.steps:
+      _say('all its steps are done')
 
     step_fn = jax.jit(
       make_train_step(
@@ -214,7 +217,7 @@ class _Log:
   def __init__(self, writer, progress, schedule, tokens_per_step):
     self._writer, self._progress, self._schedule = writer, progress, schedule
     self._tokens_per_step = tokens_per_step
-    self._mean, self._steps = TrainMetrics.empty(), 0
+    self._mean = TrainMetrics.empty()
     self._pending = None
     self.restart_clock()
 
@@ -226,7 +229,6 @@ class _Log:
     """Takes a step's metrics; reads those of the step before, or with `flush` its own too."""
     self.check()
     self._pending = step, metrics
-    self._steps += 1
     self._timed_steps += 1
     self._mean = self._mean.merge(metrics)
     if not flush:
@@ -238,7 +240,7 @@ class _Log:
     values['tokens_per_second'] = self._timed_steps * self._tokens_per_step / elapsed
     self._writer.write(step, 'train', values)
     self._progress.show(step, f'loss {values["loss"]:.3f}', values['tokens_per_second'])
-    self._mean, self._steps = TrainMetrics.empty(), 0
+    self._mean = TrainMetrics.empty()
     self.restart_clock()
 
   def check(self) -> None:
