@@ -5,7 +5,7 @@ down to 0 (settled). Row 0 is all T, row S all 0, and no column ever rises. Step
 moves row s to row s+1 (HDLM, arXiv 2504.06416). At step s a position is
 
   settled    levels[s, i] == 0      done; its token is final,
-  worthless  levels[s+1, i] == T    not started after this step; carries nothing, is not computed,
+  worthless  levels[s+1, i] == T    not started after this step; hidden from everything,
   active     otherwise              being denoised, those that start or finish at s included.
 
 Most schedules are a staggered countdown: position i waits `start[i]` steps, then loses one level
