@@ -14,13 +14,19 @@ a step,
   levels[s, i] = clip(T + start[i] - s, 0, T),
 
   autoregressive  start = i           T = 1        one token after another
+  any_order       start = group[i]    T = 1        one group of positions after another
   flat            start = 0                        all together (SEDD, MDLM)
   block           start = T·(i // w)               one block of w after another (BD3-LM)
   slide           start = ⌊i·T / w⌋                a window of w sliding over the text
+  hybrid          start = i % w + (i // w)·(T+w-1) a diagonal inside each block
+
+`ar_diffusion` draws a line turning about an anchor (arXiv 2305.09515); `from_levels` takes any
+valid tensor.
 """
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +106,14 @@ class Hyperschedule:
     )
 
   @property
+  def window(self) -> np.ndarray:
+    """int32[S, W], the active positions of each step, ascending, padded with -1."""
+    active_SxL = np.asarray(self.regions(np.arange(self.num_steps))) == Region.ACTIVE
+    width = int(active_SxL.sum(axis=1).max())
+    order_SxL = np.argsort(~active_SxL, axis=1, kind='stable')[:, :width]
+    return np.where(np.take_along_axis(active_SxL, order_SxL, 1), order_SxL, -1).astype(np.int32)
+
+  @property
   def settle_step(self) -> np.ndarray | jax.Array:
     """int32[L], the first row at which each position is settled: its place in the order."""
     return (self.levels > 0).sum(axis=0).astype('int32')
@@ -132,17 +146,101 @@ def slide(length: int, width: int, num_levels: int) -> Hyperschedule:
   return _staggered(np.arange(length) * num_levels // width, num_levels, name)
 
 
-BY_NAME = {f.__name__: f for f in (autoregressive, flat, block, slide)}
+def hybrid(length: int, width: int, num_levels: int) -> Hyperschedule:
+  """Blocks after one another, a diagonal inside each; S = (T+w-1)·(⌈L/w⌉-1) + T + (L-1) mod w."""
+  _check_width(length, width)
+  name = f'hybrid(length={length}, width={width}, num_levels={num_levels})'
+  block_L, offset_L = np.divmod(np.arange(length), width)
+  return _staggered(offset_L + block_L * (num_levels + width - 1), num_levels, name)
+
+
+def ar_diffusion(length: int, num_levels: int) -> Hyperschedule:
+  """A line of levels turning about an anchor (AR-Diffusion, arXiv 2305.09515); S = L + T."""
+  _check_length(length)
+  name = f'ar_diffusion(length={length}, num_levels={num_levels})'
+  _check_num_levels(name, num_levels)
+  left = np.arange(length + num_levels, -1, -1)[:, None]  # steps that remain
+  anchor, floor = np.maximum(length - left, 0), np.maximum(left - length, 0)
+  slope = (num_levels - floor) / (2 * length - anchor)
+  line = slope * (np.arange(length)[None] + 1 - anchor) + floor
+  return _make(np.round(np.clip(line, 0, num_levels)), num_levels, name)
+
+
+def any_order(groups: Sequence[int]) -> Hyperschedule:
+  """Group after group, each in one step: position i in step groups[i]; T = 1, S = G.
+
+  Args:
+    groups: int[L], every number of 0..G-1 used.
+
+  Raises:
+    ValueError: a group is missing.
+  """
+  groups_L = np.asarray(groups)
+  if groups_L.ndim != 1 or not groups_L.size or not np.issubdtype(groups_L.dtype, np.integer):
+    raise ValueError(f'groups must be a list of integers, got {groups!r}')
+  missing = sorted(set(range(int(groups_L.max()) + 1)) - set(groups_L.tolist()))
+  if missing or groups_L.min() < 0:
+    raise ValueError(f'groups must use every number from 0 to the largest; {missing} are missing')
+  return _staggered(groups_L, 1, f'any_order(length={len(groups_L)}, groups={groups_L.max() + 1})')
+
+
+def from_levels(levels: np.ndarray, num_levels: int) -> Hyperschedule:
+  """Returns the user's own tensor as a hyperschedule.
+
+  Args:
+    levels: int[S+1, L] in 0..T: first row all T, last row all 0, no column rising.
+    num_levels: T.
+
+  Raises:
+    ValueError: a rule is broken, with the row and column that break it.
+  """
+  levels = np.asarray(levels)
+  if levels.ndim != 2 or levels.shape[0] < 2 or not levels.shape[1]:
+    raise ValueError(f'levels must be of shape [S+1, L] with S, L >= 1, got {levels.shape}')
+  if not np.issubdtype(levels.dtype, np.integer):
+    raise ValueError(f'levels must be integers, got {levels.dtype}')
+  name = f'from_levels(length={levels.shape[1]}, num_levels={num_levels})'
+  _check_num_levels(name, num_levels)
+  for what, wrong in (
+    (f'must be from 0 to {num_levels}', (levels < 0) | (levels > num_levels)),
+    (f'must be {num_levels} in the first row', _in_row(levels != num_levels, 0)),
+    ('must be 0 in the last row', _in_row(levels != 0, -1)),
+    ('must not rise down a column', np.diff(levels, axis=0, prepend=levels[:1]) > 0),
+  ):
+    if wrong.any():
+      row, column = (int(x[0]) for x in np.nonzero(wrong))
+      raise ValueError(f'levels {what}; row {row}, column {column} is {levels[row, column]}')
+  return _make(levels, num_levels, name)
+
+
+# Those a config can name: their parameters are numbers.
+BY_NAME = {f.__name__: f for f in (autoregressive, flat, block, slide, hybrid, ar_diffusion)}
 
 
 def _staggered(start: np.ndarray, num_levels: int, name: str) -> Hyperschedule:
   """Builds clip(T + start[i] - s, 0, T), as long as the last position needs."""
+  _check_num_levels(name, num_levels)
+  steps = np.arange(num_levels + start.max() + 1)
+  return _make(np.clip(num_levels + start[None] - steps[:, None], 0, num_levels), num_levels, name)
+
+
+def _make(levels: np.ndarray, num_levels: int, name: str) -> Hyperschedule:
+  levels = levels.astype(np.int32)
+  levels.setflags(write=False)
+  always_active = bool((levels[:-1] > 0).all() and (levels[1:] < num_levels).all())
+  return Hyperschedule(levels, num_levels, name, always_active)
+
+
+def _in_row(wrong: np.ndarray, row: int) -> np.ndarray:
+  """Keeps one row of a bool[S+1, L]."""
+  kept = np.zeros_like(wrong)
+  kept[row] = wrong[row]
+  return kept
+
+
+def _check_num_levels(name: str, num_levels: int) -> None:
   if num_levels < 1:
     raise ValueError(f'{name}: num_levels must be at least 1')
-  steps = np.arange(num_levels + start.max() + 1)
-  levels = np.clip(num_levels + start[None, :] - steps[:, None], 0, num_levels).astype(np.int32)
-  levels.setflags(write=False)
-  return Hyperschedule(levels, num_levels, name, always_active=not start.any())
 
 
 def _check_length(length: int) -> None:

@@ -11,8 +11,14 @@ in time t in [0, 1]:
 A subclass supplies A and B and the probabilities of change between two times; marginals,
 samples and posteriors follow in closed form and cost O(V) a token.
 
-The clock is log-linear (SEDD, arXiv 2310.16834): exp(-sigma(t)) = 1 - (1-delta)·t for t < 1, and
-t = 1 is the prior itself whatever delta: nothing of x_0 is left there.
+  absorbing   A = exp(-sigma)              B = 1
+  uniform     A = 1                        B = exp(-sigma)
+  γ-hybrid    A = exp(-(1-γ)·sigma)        B = exp(-γ·sigma)
+  ε-hybrid    A = exp(-sigma)              B = 1-ε for t > 0
+
+The clock is one for all: exp(-sigma(t)) = 1 - (1-delta)·m(t) for t < 1, with m(t) = t (log-linear,
+SEDD, arXiv 2310.16834) or sin(πt/2) (cosine, MD4, arXiv 2406.04329). t = 1 is the prior itself
+whatever delta: nothing of x_0 is left there.
 
 Token ids are 0..V-1 and the mask is id V. `t` broadcasts against token arrays, since a
 hyperschedule gives every position its own time.
@@ -25,6 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+CLOCKS = ('log_linear', 'cosine')
 MAX_SIGMA = 12.0  # noise level given to a network at t = 1, where sigma itself is infinite
 
 
@@ -48,17 +55,21 @@ class Process(abc.ABC):
 
   Attributes:
     vocab_size: V, the number of tokens without the mask.
-    delta: survival left just before t = 1; the clock is 1 - (1-delta)·t.
+    delta: survival left just before t = 1.
+    clock: one of CLOCKS.
   """
 
   vocab_size: int
   delta: float = 0.0
+  clock: str = 'log_linear'
 
   def __post_init__(self):
     if self.vocab_size < 1:
       raise ValueError(f'vocab_size must be at least 1, got {self.vocab_size}')
     if not 0.0 <= self.delta < 1.0:
       raise ValueError(f'delta must be in [0, 1), got {self.delta}')
+    if self.clock not in CLOCKS:
+      raise ValueError(f'clock must be one of {", ".join(CLOCKS)}, got {self.clock!r}')
 
   @property
   def mask_id(self) -> int:
@@ -66,30 +77,54 @@ class Process(abc.ABC):
     return self.vocab_size
 
   def survival(self, t: jax.Array) -> jax.Array:
-    """Returns float32[...], exp(-sigma(t)): 1 at t = 0, exactly 0 at t = 1."""
-    t = jnp.asarray(t, jnp.float32)
-    return jnp.where(t < 1.0, 1.0 - (1.0 - self.delta) * t, 0.0)
+    """Returns float[...], exp(-sigma(t)): 1 at t = 0, exactly 0 at t = 1."""
+    t = jnp.asarray(t, float)
+    return jnp.where(t < 1.0, 1.0 - (1.0 - self.delta) * self._decay(t, jnp.zeros_like(t)), 0.0)
+
+  def survival_change(self, t: jax.Array, s: jax.Array) -> jax.Array:
+    """Returns float[...], 1 - exp(sigma(s) - sigma(t)) for s <= t, free of cancellation."""
+    t, s = jnp.asarray(t, float), jnp.asarray(s, float)
+    before = self.survival(s)
+    change = (1.0 - self.delta) * self._decay(t, s) / jnp.where(before > 0.0, before, 1.0)
+    return jnp.where(t < 1.0, change, jnp.where(s < 1.0, 1.0, 0.0))
 
   def sigma(self, t: jax.Array) -> jax.Array:
-    """Returns float32[...], the noise level a network is conditioned on, at most MAX_SIGMA."""
-    t = jnp.asarray(t, jnp.float32)
-    sigma = -jnp.log1p(-(1.0 - self.delta) * jnp.minimum(t, 1.0 - 1e-6))
-    return jnp.where(t < 1.0, jnp.minimum(sigma, MAX_SIGMA), MAX_SIGMA)
+    """Returns float[...], the noise level a network is conditioned on, at most MAX_SIGMA."""
+    change = self.survival_change(t, jnp.zeros_like(t, float))
+    return jnp.minimum(-jnp.log1p(-jnp.minimum(change, 1.0 - 1e-6)), MAX_SIGMA)
+
+  def sigma_rate(self, t: jax.Array) -> jax.Array:
+    """Returns float[...], d sigma / dt at t < 1."""
+    t = jnp.asarray(t, float)
+    slope = jnp.pi / 2 * jnp.cos(jnp.pi / 2 * t) if self.clock == 'cosine' else jnp.ones_like(t)
+    survival = 1.0 - (1.0 - self.delta) * self._decay(t, jnp.zeros_like(t))
+    return (1.0 - self.delta) * slope / survival
+
+  def _decay(self, t: jax.Array, s: jax.Array) -> jax.Array:
+    """Returns m(t) - m(s)."""
+    if self.clock == 'cosine':  # sin a - sin b as a product
+      return 2.0 * jnp.cos(jnp.pi / 4 * (t + s)) * jnp.sin(jnp.pi / 4 * (t - s))
+    return t - s
 
   @abc.abstractmethod
   def survivals(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns A(t) and B(t), float32 of the shape of t."""
+    """Returns A(t) and B(t), float of the shape of t."""
 
   @abc.abstractmethod
   def changes(self, t: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns 1 - A(t)/A(s) and 1 - B(t)/B(s) for s <= t, free of cancellation."""
+
+  @abc.abstractmethod
+  def rates(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns -A'(t)/A(t) and -B'(t)/B(t) for 0 < t < 1: the rates at which a token is masked,
+    and replaced by a uniform draw (1/V of it to each token, itself included)."""
 
   def reveal_prob(self, t: jax.Array, s: jax.Array) -> jax.Array:
     """Returns float32, the probability that a mask at time t is a token by time s <= t:
     (A_s - A_t) / (1 - A_t), and 1 where no mask is possible."""
     a_s, _ = self.survivals(s)
     change, _ = self.changes(t, s)
-    masked, _ = self.changes(t, jnp.zeros_like(s, jnp.float32))  # 1 - A_t
+    masked, _ = self.changes(t, jnp.zeros_like(s, float))  # 1 - A_t
     return jnp.where(masked > 0.0, a_s * change / jnp.where(masked > 0.0, masked, 1.0), 1.0)
 
   def prior_probs(self) -> jax.Array:
@@ -147,12 +182,12 @@ class Process(abc.ABC):
       t: float[...], time of x_t.
       s: float[...], earlier (cleaner) time, s <= t.
     """
-    x0_probs = jnp.asarray(x0_probs, jnp.float32)
+    x0_probs = jnp.asarray(x0_probs, float)
     v = self.vocab_size
     _, b_s = self.survivals(s)
     _, change_b = self.changes(t, s)
     reveal = self.reveal_prob(t, s)
-    still = jnp.asarray(t, jnp.float32) == jnp.asarray(s, jnp.float32)
+    still = jnp.asarray(t, float) == jnp.asarray(s, float)
     b_s, change_b, reveal, still = (
       x[..., None] for x in self._broadcast(x_t, b_s, change_b, reveal, still)
     )
@@ -185,13 +220,62 @@ class Absorbing(Process):
     return a, jnp.ones_like(a)
 
   def changes(self, t, s):
-    change = _survival_change(self, t, s)
+    change = self.survival_change(t, s)
     return change, jnp.zeros_like(change)
+
+  def rates(self, t):
+    rate = self.sigma_rate(t)
+    return rate, jnp.zeros_like(rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform(Process):
+  """Tokens turn into uniform draws, none is masked: A = 1, B = exp(-sigma) (SEDD-uniform)."""
+
+  def survivals(self, t):
+    b = self.survival(t)
+    return jnp.ones_like(b), b
+
+  def changes(self, t, s):
+    change = self.survival_change(t, s)
+    return jnp.zeros_like(change), change
+
+  def rates(self, t):
+    rate = self.sigma_rate(t)
+    return jnp.zeros_like(rate), rate
+
+
+@dataclasses.dataclass(frozen=True)
+class GammaHybrid(Process):
+  """Masking and resampling at once: A = exp(-(1-γ)·sigma), B = exp(-γ·sigma).
+
+  The rates are mixed, (1-γ)·absorbing + γ·uniform (HDLM, arXiv 2504.06416, §3.1). γ = 0 is
+  `Absorbing` and γ = 1 `Uniform`, to the bit.
+  """
+
+  gamma: float = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not 0.0 <= self.gamma <= 1.0:
+      raise ValueError(f'gamma must be in [0, 1], got {self.gamma}')
+
+  def survivals(self, t):
+    survival = self.survival(t)
+    return _power(survival, 1.0 - self.gamma), _power(survival, self.gamma)
+
+  def changes(self, t, s):
+    change = self.survival_change(t, s)
+    return _power_change(change, 1.0 - self.gamma), _power_change(change, self.gamma)
+
+  def rates(self, t):
+    rate = self.sigma_rate(t)
+    return (1.0 - self.gamma) * rate, self.gamma * rate
 
 
 @dataclasses.dataclass(frozen=True)
 class EpsilonHybrid(Process):
-  """Masking beside a constant share of wrong tokens: A = exp(-sigma), B = 1-epsilon for t > 0.
+  """Masking beside a constant share of wrong tokens: A = exp(-sigma), B = 1-ε for t > 0.
 
   The evolution operators are mixed, not the rates (HDLM, arXiv 2504.06416, §3.2): the uniform
   part jumps at t = 0+ and stands still after that.
@@ -205,28 +289,48 @@ class EpsilonHybrid(Process):
       raise ValueError(f'epsilon must be in [0, 1], got {self.epsilon}')
 
   def survivals(self, t):
-    a = self.survival(t)
-    return a, jnp.where(jnp.asarray(t, jnp.float32) > 0.0, 1.0 - self.epsilon, 1.0)
+    return self.survival(t), jnp.where(jnp.asarray(t, float) > 0.0, 1.0 - self.epsilon, 1.0)
 
   def changes(self, t, s):
-    t, s = jnp.asarray(t, jnp.float32), jnp.asarray(s, jnp.float32)
-    change = _survival_change(self, t, s)
-    return change, jnp.where((s == 0.0) & (t > 0.0), self.epsilon, 0.0)
+    t, s = jnp.asarray(t, float), jnp.asarray(s, float)
+    return self.survival_change(t, s), jnp.where((s == 0.0) & (t > 0.0), self.epsilon, 0.0)
+
+  def rates(self, t):
+    rate = self.sigma_rate(t)
+    return rate, jnp.zeros_like(rate)
 
 
-def absorbing(vocab_size: int, delta: float = 0.0) -> Absorbing:
+def absorbing(vocab_size: int, delta: float = 0.0, clock: str = 'log_linear') -> Absorbing:
   """Returns the absorbing (masking) process."""
-  return Absorbing(vocab_size, delta)
+  return Absorbing(vocab_size, delta, clock)
 
 
-def epsilon_hybrid(vocab_size: int, epsilon: float, delta: float = 0.0) -> EpsilonHybrid:
+def uniform(vocab_size: int, delta: float = 0.0, clock: str = 'log_linear') -> Uniform:
+  """Returns the uniform (resampling) process."""
+  return Uniform(vocab_size, delta, clock)
+
+
+def gamma_hybrid(
+  vocab_size: int, gamma: float, delta: float = 0.0, clock: str = 'log_linear'
+) -> GammaHybrid:
+  """Returns the γ-hybrid process: a share `gamma` of the rate resamples, the rest masks."""
+  return GammaHybrid(vocab_size, delta, clock, gamma)
+
+
+def epsilon_hybrid(
+  vocab_size: int, epsilon: float, delta: float = 0.0, clock: str = 'log_linear'
+) -> EpsilonHybrid:
   """Returns the ε-hybrid process: masks, and a share `epsilon` of the unmasked tokens wrong."""
-  return EpsilonHybrid(vocab_size, delta, epsilon)
+  return EpsilonHybrid(vocab_size, delta, clock, epsilon)
 
 
-def _survival_change(process: Process, t: jax.Array, s: jax.Array) -> jax.Array:
-  """Returns 1 - survival(t)/survival(s); a difference of times, so nothing cancels."""
-  t, s = jnp.asarray(t, jnp.float32), jnp.asarray(s, jnp.float32)
-  before = process.survival(s)
-  change = (1.0 - process.delta) * (t - s) / jnp.where(before > 0.0, before, 1.0)
-  return jnp.where(t < 1.0, change, jnp.where(s < 1.0, 1.0, 0.0))
+def _power(survival: jax.Array, exponent: float) -> jax.Array:
+  """survival ** exponent, with 0 ** 0 = 1."""
+  return jnp.ones_like(survival) if exponent == 0.0 else survival**exponent
+
+
+def _power_change(change: jax.Array, exponent: float) -> jax.Array:
+  """1 - (1 - change) ** exponent, precise for small changes."""
+  if exponent in (0.0, 1.0):
+    return exponent * change
+  return -jnp.expm1(exponent * jnp.log1p(-change))

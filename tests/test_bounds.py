@@ -253,12 +253,11 @@ def test_flat_bound_falls_to_the_entropy_as_levels_grow():
 NETWORK = Transformer(TransformerConfig(vocab_size=11, model_dim=16, num_layers=2, num_heads=2))
 
 
-@pytest.mark.parametrize('context', ['causal', 'block_causal'])
-def test_autoregressive_bound_of_a_real_network_is_its_reading_nats(context):
+def test_autoregressive_bound_of_a_real_network_is_its_reading_nats():
   """S masked passes of one token each, and one pass over clean text."""
   schedule = autoregressive(5)
   denoiser = make_denoiser(
-    NETWORK, schedule, alignment='shifted', context=context, window='causal', bos_id=10
+    NETWORK, schedule, alignment='shifted', context='causal', window='causal', bos_id=10
   )
   params = nn.meta.unbox(denoiser.init(jax.random.key(0), 5))
   tokens = jax.random.randint(jax.random.key(1), (4, 5), 0, 11)
@@ -273,6 +272,18 @@ def test_autoregressive_bound_of_a_real_network_is_its_reading_nats(context):
   )
   read = reading_nats(denoiser, params, tokens, schedule)
   np.testing.assert_allclose(ours, read.sum(axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'rules', [('aligned', 'causal', 'causal'), ('shifted', 'block_causal', 'causal')]
+)
+def test_reading_refuses_a_denoiser_that_sees_what_it_predicts(rules):
+  alignment, context, window = rules
+  denoiser = make_denoiser(
+    NETWORK, autoregressive(5), alignment=alignment, context=context, window=window, bos_id=10
+  )
+  with pytest.raises(ValueError, match='shifted, context causal, window causal'):
+    reading_nats(denoiser, {}, jnp.zeros((1, 5), jnp.int32), autoregressive(5))
 
 
 def test_bounds_run_without_jit():

@@ -134,7 +134,7 @@ def test_every_figure_is_on_the_page(run):
     'my run',
     'epsilon_hybrid noise (ε = 0.01) · flat(length=128, num_levels=1024) · shifted',
     '2.21 M parameters · 81.9 k tokens seen',  # 40 steps x 16 sequences x 128 tokens
-    '40 of 1,400 training steps',
+    '40 of 1,200 training steps',
     '9,123 tokens per second',
     'tales',
     '≤ 2.563 bits per byte',
