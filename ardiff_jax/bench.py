@@ -87,7 +87,7 @@ def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str
   method = method_lib.build(config, vocab_size, bos_id=0)
   schedule = method_lib.make_hyperschedule(config, num_levels=config.sampling.steps)
   name = config.sampling.sampler
-  stepper = method_lib.make_stepper(method.process, name, config.sampling.eta)
+  stepper = method_lib.make_stepper(method, name, config.sampling.eta)
   params = nn.unbox(method.denoise.init(jax.random.key(0), config.data.length))
   shape = _SAMPLER_BATCH, config.data.length
   sampler = jax.jit(generate, static_argnames=('denoise', 'process', 'stepper'))
@@ -96,7 +96,7 @@ def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str
 
   def run() -> None:
     jax.block_until_ready(
-      sampler(method.denoise, params, method.absorbing, stepper, schedule, *nothing, keys)
+      sampler(method.denoise, params, method.generation_process, stepper, schedule, *nothing, keys)
     )
 
   tokens = math.prod(shape)

@@ -1,35 +1,38 @@
-"""Negative log-likelihood of text: exact for AR, an upper bound for every other schedule.
+"""Negative log-likelihood of text: an upper bound for every process and hyperschedule.
 
-For a noising process and any hyperschedule, with x_s drawn from the marginals at row s,
+With x_s drawn from the per-position marginals at row s, and p_θ the posterior under the network's
+prediction,
 
   -log p(x_0) <= Σ_s E Σ_i KL( q(x^i_{s+1} | x^i_s, x^i_0) ‖ p_θ(x^i_{s+1} | x_s) ).
 
-Here the process is absorbing noise, for which a position contributes only while masked:
-
-  KL = (A_{s+1} - A_s)/(1 - A_s) · -log p0[x_0]        (MDLM, arXiv 2406.07524, eq. 8)
+The prior's own term is 0: at t = 1 nothing of x_0 is left. The bound is exact where every token is
+generated in one step from masks (`autoregressive`, `any_order` of single tokens).
 
 The network sees at row s just what the sampler would show it, so this bounds the law of the
-absorbing `ancestral` sampler on that very hyperschedule. Tokens that are not counted are given:
-shown clean, so the figure is conditional on them.
+`ancestral` sampler of that process on that very hyperschedule. Tokens that are not counted are
+given: shown clean, so the figure is conditional on them.
 
-Shapes: B batch, L length, K rows drawn per sequence.
+A score head predicts ratios, not x_0, and has no posterior: its bound is the continuous-time
+integral of the score entropy along the rows, plus the KL that is left just before t = 1 (SEDD,
+arXiv 2310.16834, theorem 3.6).
+
+Shapes: B batch, L length, K rows drawn per sequence, S rows of the hyperschedule.
 """
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from ardiff_jax import rng
+from ardiff_jax import divergences, rng
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser
-from ardiff_jax.noise import Absorbing
-from ardiff_jax.objectives import split_row
+from ardiff_jax.noise import EpsilonHybrid, Process
+from ardiff_jax.objectives import Examples, ScoreEntropy, split_row
 
 
 def row_nats(
   denoise: Denoiser,
   params: dict,
-  process: Absorbing,
+  process: Process,
   hyperschedule: Hyperschedule,
   tokens: jax.Array,
   counted: jax.Array,
@@ -39,9 +42,10 @@ def row_nats(
   """Returns float32[B], a one-sample estimate of the bound's term of row `step`, int32[B].
 
   Args:
-    denoise: predicts x_0 at every position.
+    denoise: predicts x_0 at every position. Under ε-hybrid noise its output is taken for that of
+      a weighted cross-entropy, see `divergences.leave_one_out`.
     params: its parameters.
-    process: absorbing noise.
+    process: noise whose ancestral sampler is meant.
     hyperschedule: S rows over L positions.
     tokens: int32[B, L] in 0..V-1.
     counted: bool[B, L]; the rest are given.
@@ -49,9 +53,8 @@ def row_nats(
     keys: typed keys [B].
   """
   levels = jnp.asarray(hyperschedule.levels)  # a traced row cannot index a numpy array
-  t_BxL = levels[step] / hyperschedule.num_levels
-  s_BxL = levels[step + 1] / hyperschedule.num_levels
-  t_BxL = jnp.where(counted, t_BxL, 0.0)
+  t_BxL = jnp.where(counted, levels[step] / hyperschedule.num_levels, 0.0)
+  s_BxL = jnp.where(counted, levels[step + 1] / hyperschedule.num_levels, 0.0)
   noisy_BxL = jax.vmap(process.sample)(keys, tokens, t_BxL)
   logits_BxLxV = denoise(
     params,
@@ -60,15 +63,16 @@ def row_nats(
     regions=hyperschedule.regions(step),
     settle_step=hyperschedule.settle_step,
   )
-  nats_BxL = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, tokens)
-  masked_BxL = noisy_BxL == process.mask_id
-  return jnp.where(masked_BxL, process.reveal_prob(t_BxL, s_BxL) * nats_BxL, 0.0).sum(axis=1)
+  if isinstance(process, EpsilonHybrid):
+    logits_BxLxV = divergences.leave_one_out(logits_BxLxV, noisy_BxL)
+  nats_BxL = divergences.posterior_kl(process, logits_BxLxV, tokens, noisy_BxL, t_BxL, s_BxL)
+  return jnp.where(counted & (t_BxL > s_BxL), nats_BxL, 0.0).sum(axis=1)
 
 
 def monte_carlo(
   denoise: Denoiser,
   params: dict,
-  process: Absorbing,
+  process: Process,
   hyperschedule: Hyperschedule,
   tokens: jax.Array,
   counted: jax.Array,
@@ -96,7 +100,7 @@ def monte_carlo(
 def full_sum(
   denoise: Denoiser,
   params: dict,
-  process: Absorbing,
+  process: Process,
   hyperschedule: Hyperschedule,
   tokens: jax.Array,
   counted: jax.Array,
@@ -116,3 +120,31 @@ def full_sum(
 
   total, _ = jax.lax.scan(one, jnp.zeros(batch), jnp.arange(hyperschedule.num_steps))
   return total
+
+
+def score_integral(
+  denoise: Denoiser,
+  params: dict,
+  objective: ScoreEntropy,
+  hyperschedule: Hyperschedule,
+  tokens: jax.Array,
+  counted: jax.Array,
+  key: jax.Array,
+  num_samples: int,
+) -> jax.Array:
+  """Returns float32[B], an estimate of the continuous-time bound from K times a sequence.
+
+  It holds for any head, and is the only bound of a score head. Arguments as in `monte_carlo`, but
+  for the objective, which must be of exact form and without weight on settled tokens.
+  """
+  batch = tokens.shape[0]
+  grid_KxB = rng.low_discrepancy(rng.stream(key, 'rows'), num_samples * batch).reshape(-1, batch)
+
+  def one(total, k):
+    keys = jax.random.split(rng.stream(key, 'noise', k), batch)
+    examples = Examples(tokens, counted, grid_KxB[k], keys)
+    return total + objective(denoise, params, examples, hyperschedule).sum(axis=1), None
+
+  total, _ = jax.lax.scan(one, jnp.zeros(batch), jnp.arange(num_samples))
+  terminal = divergences.terminal_kl(objective.process) * counted.sum(axis=1)
+  return total / num_samples + terminal

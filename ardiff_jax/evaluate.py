@@ -118,7 +118,7 @@ def _score(model, name: str, packed: Packed) -> dict[str, Any]:
     'stderr': result.stderr,
     'kind': result.kind,
     'law': likelihood.describe_law(model.method),
-    'process': 'none' if exact else 'absorbing',
+    'process': 'none' if exact else likelihood.process_name(model.method),
     'hyperschedule': model.method.hyperschedule.name,
     'samples': None if exact else settings.num_samples,
     'tokenizer': model.tokenizer.name,

@@ -12,13 +12,22 @@ from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser, make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import Process
-from ardiff_jax.objectives import NextToken, WeightedCrossEntropy
+from ardiff_jax.objectives import NextToken, ScoreEntropy, WeightedCrossEntropy
 from ardiff_jax.sampling import steppers
 from ardiff_jax.sampling.steppers import Stepper
 
-PROCESSES = {'absorbing': noise.absorbing, 'epsilon_hybrid': noise.epsilon_hybrid}
-OBJECTIVES = {'next_token': NextToken, 'weighted_cross_entropy': WeightedCrossEntropy}
-STEPPERS = {'ancestral': steppers.ancestral, 'acs': steppers.acs}
+PROCESSES = {
+  'absorbing': noise.absorbing,
+  'uniform': noise.uniform,
+  'gamma_hybrid': noise.gamma_hybrid,
+  'epsilon_hybrid': noise.epsilon_hybrid,
+}
+OBJECTIVES = {
+  'next_token': NextToken,
+  'weighted_cross_entropy': WeightedCrossEntropy,
+  'score_entropy': ScoreEntropy,
+}
+STEPPERS = {'ancestral': steppers.Ancestral, 'acs': steppers.AdaptiveCorrection}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Method:
   process: Process
   hyperschedule: Hyperschedule
   denoise: Denoiser
-  objective: NextToken | WeightedCrossEntropy
+  objective: NextToken | WeightedCrossEntropy | ScoreEntropy
 
   @property
   def is_autoregressive(self) -> bool:
@@ -43,9 +52,17 @@ class Method:
     return isinstance(self.objective, NextToken)
 
   @property
-  def absorbing(self) -> noise.Absorbing:
-    """Absorbing noise on the clock of training: what bounds and samplers follow."""
-    return noise.absorbing(self.process.vocab_size, self.process.delta)
+  def predicts_scores(self) -> bool:
+    """Whether the network gives ratios of marginals rather than a law of x_0."""
+    return isinstance(self.objective, ScoreEntropy) and self.objective.head == 'score'
+
+  @property
+  def generation_process(self) -> Process:
+    """Noise whose reversal generates, and whose bound is reported: that of training, but absorbing
+    noise for an ε-hybrid, whose own chain corrects wrong tokens only at their last step."""
+    if isinstance(self.process, noise.EpsilonHybrid):
+      return noise.absorbing(self.process.vocab_size, self.process.delta, self.process.clock)
+    return self.process
 
 
 def build(config: ConfigDict, vocab_size: int, bos_id: int) -> Method:
@@ -67,7 +84,9 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int) -> Method:
   with _blaming('denoiser'):
     denoise = make_denoiser(network, schedule, bos_id=bos_id, **config.denoiser)
   with _blaming('objective'):
-    objective = _call(OBJECTIVES, config.objective, process=process)
+    objective = _call(
+      OBJECTIVES, config.objective, process=process, width=config.hyperschedule.width
+    )
     if isinstance(objective, NextToken) and not denoise.is_causal:
       raise ValueError(
         'next_token needs denoiser alignment shifted, context causal, window causal: '
@@ -89,7 +108,7 @@ def make_hyperschedule(config: ConfigDict, num_levels: int | None = None) -> Hyp
     return _call(hyperschedules.BY_NAME, settings, length=config.data.length)
 
 
-def make_stepper(process: Process, name: str, eta: float) -> Stepper:
+def make_stepper(method: Method, name: str, eta: float) -> Stepper:
   """Returns the stepper `name`.
 
   Raises:
@@ -97,10 +116,15 @@ def make_stepper(process: Process, name: str, eta: float) -> Stepper:
   """
   if name not in STEPPERS:
     raise UserError(f'unknown sampler {name!r}; known: {", ".join(STEPPERS)}')
-  if name == 'acs' and not isinstance(process, noise.EpsilonHybrid):
+  if name == 'acs' and not isinstance(method.process, noise.EpsilonHybrid):
     raise UserError(
       'sampler acs corrects visible tokens, and this model was not trained on any: '
       'it needs noise epsilon_hybrid; use --sampler=ancestral'
+    )
+  if method.predicts_scores and method.process.resamples:
+    raise UserError(
+      f'sampler {name} needs a prediction of x_0, and a score head gives none under noise that '
+      'resamples; train with config.objective.head=x0'
     )
   with _blaming('sampling'):
     return _call(STEPPERS, {'name': name, 'eta': eta})

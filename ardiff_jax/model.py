@@ -129,7 +129,7 @@ class Model:
       raise UserError(f'steps must be at least 1, got {steps}')
     if not temperature >= 0.0:
       raise UserError(f'temperature must not be negative, got {temperature}')
-    stepper = method_lib.make_stepper(self.method.process, sampler, settings.eta)
+    stepper = method_lib.make_stepper(self.method, sampler, settings.eta)
     schedule = method_lib.make_hyperschedule(self.config, num_levels=steps)
     tokens_L, given_L = self._canvas(prompt)
 
@@ -144,7 +144,7 @@ class Model:
       result = _generate(
         self.method.denoise,
         self.params,
-        self.method.absorbing,
+        self.method.generation_process,
         stepper,
         mesh_lib.repeat(self.mesh, schedule),
         tokens,

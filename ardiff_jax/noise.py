@@ -114,6 +114,11 @@ class Process(abc.ABC):
   def changes(self, t: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns 1 - A(t)/A(s) and 1 - B(t)/B(s) for s <= t, free of cancellation."""
 
+  @property
+  @abc.abstractmethod
+  def resamples(self) -> bool:
+    """Whether a token can turn into another; static."""
+
   @abc.abstractmethod
   def rates(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns -A'(t)/A(t) and -B'(t)/B(t) for 0 < t < 1: the rates at which a token is masked,
@@ -215,6 +220,10 @@ class Process(abc.ABC):
 class Absorbing(Process):
   """Tokens turn into masks and stay so: A = exp(-sigma), B = 1 (MDLM, SEDD-absorb)."""
 
+  @property
+  def resamples(self):
+    return False
+
   def survivals(self, t):
     a = self.survival(t)
     return a, jnp.ones_like(a)
@@ -231,6 +240,10 @@ class Absorbing(Process):
 @dataclasses.dataclass(frozen=True)
 class Uniform(Process):
   """Tokens turn into uniform draws, none is masked: A = 1, B = exp(-sigma) (SEDD-uniform)."""
+
+  @property
+  def resamples(self):
+    return True
 
   def survivals(self, t):
     b = self.survival(t)
@@ -260,6 +273,10 @@ class GammaHybrid(Process):
     if not 0.0 <= self.gamma <= 1.0:
       raise ValueError(f'gamma must be in [0, 1], got {self.gamma}')
 
+  @property
+  def resamples(self):
+    return self.gamma > 0.0
+
   def survivals(self, t):
     survival = self.survival(t)
     return _power(survival, 1.0 - self.gamma), _power(survival, self.gamma)
@@ -287,6 +304,10 @@ class EpsilonHybrid(Process):
     super().__post_init__()
     if not 0.0 <= self.epsilon <= 1.0:
       raise ValueError(f'epsilon must be in [0, 1], got {self.epsilon}')
+
+  @property
+  def resamples(self):
+    return self.epsilon > 0.0
 
   def survivals(self, t):
     return self.survival(t), jnp.where(jnp.asarray(t, float) > 0.0, 1.0 - self.epsilon, 1.0)

@@ -4,8 +4,9 @@ An objective maps clean tokens to a loss per position; callers average over the 
 Tokens that are not counted are *given*: shown clean, never noised, weightless.
 
   NextToken              cross-entropy of each token given those before it (AR)
-  WeightedCrossEntropy   cross-entropy of noised positions, weighted as in the bound (MDLM) or with
-                         visible tokens trained too (the ε-hybrid of HDLM)
+  WeightedCrossEntropy   cross-entropy of noised positions, weighted as in the bound (MDLM, BD3-LM)
+                         or with visible tokens trained too (the ε-hybrid of HDLM)
+  ScoreEntropy           the continuous-time bound of absorbing, uniform and γ-hybrid noise (SEDD)
 
 Shapes: B batch, L length, V vocabulary.
 """
@@ -17,11 +18,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ardiff_jax import divergences
 from ardiff_jax.hyperschedules import Hyperschedule, Region
 from ardiff_jax.models.denoiser import Denoiser
-from ardiff_jax.noise import Absorbing, EpsilonHybrid
+from ardiff_jax.noise import Absorbing, EpsilonHybrid, GammaHybrid, Uniform
 
 WEIGHTINGS = ('annealed', 'importance')
+HEADS = ('x0', 'score')
+FORMS = ('exact', 'released')
+
+_LAST_TIME = 1.0 - 1e-5
 
 
 class Examples(NamedTuple):
@@ -75,14 +81,21 @@ class WeightedCrossEntropy:
     visible_weight: λ.
     weighting: 'annealed', or 'importance': visible weights times 1/max(1-t, 1e-4).
     continuous_time: v ~ U[0, 1) rather than v = 0.
+    time_range: times t in (0, 1] are squeezed into this range, which leaves out those whose weights
+      vary most (the clipped schedules of BD3-LM, arXiv 2503.09573, §4.3); (0, 1) for the bound.
   """
 
   process: Absorbing | EpsilonHybrid
   visible_weight: float = 1.0
   weighting: str = 'annealed'
   continuous_time: bool = True
+  time_range: tuple[float, float] = (0.0, 1.0)
 
   def __post_init__(self):
+    object.__setattr__(self, 'time_range', tuple(self.time_range))  # a list, from JSON
+    low, high = self.time_range
+    if not 0.0 <= low < high <= 1.0:
+      raise ValueError(f'time_range must rise within [0, 1], got {self.time_range}')
     if not isinstance(self.process, Absorbing | EpsilonHybrid):
       raise ValueError(
         'objective weighted_cross_entropy needs noise absorbing or epsilon_hybrid, '
@@ -106,7 +119,9 @@ class WeightedCrossEntropy:
     levels = jnp.asarray(hyperschedule.levels)  # a traced row cannot index a numpy array
     level_BxL = levels[step_B]
     drop_BxL = level_BxL - levels[step_B + 1]
+    low, high = self.time_range
     t_BxL = (level_BxL - within_B[:, None] * drop_BxL) / hyperschedule.num_levels
+    t_BxL = jnp.where(level_BxL > 0, low + (high - low) * t_BxL, 0.0)
     t_BxL = jnp.where(examples.counted, t_BxL, 0.0)
 
     noisy = jax.vmap(self.process.corrupt)(examples.keys, examples.tokens, t_BxL)
@@ -124,7 +139,7 @@ class WeightedCrossEntropy:
     if self.continuous_time:
       masked_weight = change_BxL / jnp.where(t_BxL > 0.0, t_BxL, 1.0)
     else:
-      s_BxL = (level_BxL - drop_BxL) / hyperschedule.num_levels
+      s_BxL = low + (high - low) * (level_BxL - drop_BxL) / hyperschedule.num_levels
       masked_weight = hyperschedule.num_steps * self.process.reveal_prob(t_BxL, s_BxL)
     epsilon = self.process.epsilon if isinstance(self.process, EpsilonHybrid) else 0.0
     visible_weight = change_BxL * self.visible_weight
@@ -133,6 +148,101 @@ class WeightedCrossEntropy:
       visible_weight /= jnp.maximum(1.0 - t_BxL, 1e-4)
     weight_BxL = jnp.where(noisy.masked, masked_weight, visible_weight)
     return jnp.where(examples.counted, weight_BxL * nats_BxL, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreEntropy:
+  """The continuous-time bound at one random time of one random row per example.
+
+  For a position that falls by `drop` levels in this row, at time t = (level - v·drop)/T, the loss
+  is S·drop/T times the rate of `divergences`: of an x0 head in KL form, of a score head in SEDD's.
+
+  Attributes:
+    process: absorbing, uniform or γ-hybrid.
+    head: 'x0' (logits of x_0) or 'score' (log s_y + log(e^σ - 1) + log V, as SEDD parametrises it).
+    form: 'exact', or 'released' for the weighting of HDLM's public code, which is no bound.
+    settled_weight: weight of the cross-entropy of settled tokens, for whose block of `width` among
+      n the factor is b/(n-1) (HDLM's auxiliary loss).
+    width: of those blocks.
+  """
+
+  process: Absorbing | Uniform | GammaHybrid
+  head: str = 'x0'
+  form: str = 'exact'
+  settled_weight: float = 0.0
+  width: int = 1
+
+  def __post_init__(self):
+    if not isinstance(self.process, Absorbing | Uniform | GammaHybrid):
+      raise ValueError(
+        'objective score_entropy needs noise absorbing, uniform or gamma_hybrid, '
+        f'got {type(self.process).__name__}'
+      )
+    if self.head not in HEADS:
+      raise ValueError(f'head {self.head!r} must be one of {", ".join(HEADS)}')
+    if self.form not in FORMS:
+      raise ValueError(f'form {self.form!r} must be one of {", ".join(FORMS)}')
+
+  def __call__(
+    self,
+    denoise: Denoiser,
+    params: dict,
+    examples: Examples,
+    hyperschedule: Hyperschedule,
+    dropout_key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Returns float32[B, L], the weighted loss of each position."""
+    process, x0 = self.process, examples.tokens
+    step_B, within_B = split_row(examples.uniform, hyperschedule.num_steps)
+    levels = jnp.asarray(hyperschedule.levels)  # a traced row cannot index a numpy array
+    level_BxL = levels[step_B]
+    drop_BxL = level_BxL - levels[step_B + 1]
+    t_BxL = (level_BxL - within_B[:, None] * drop_BxL) / hyperschedule.num_levels
+    t_BxL = jnp.minimum(t_BxL, _LAST_TIME)  # the rate is that of a density, unbounded at t = 1
+    t_BxL = jnp.where(examples.counted, t_BxL, 0.0)
+
+    x_t = jax.vmap(process.sample)(examples.keys, x0, t_BxL)
+    logits_BxLxV = denoise(
+      params,
+      x_t,
+      sigma=process.sigma(t_BxL),
+      regions=hyperschedule.regions(step_B),
+      settle_step=hyperschedule.settle_step,
+      dropout_key=dropout_key,
+    )
+    moves = examples.counted & (drop_BxL > 0)
+    inside_BxL = jnp.where(moves, t_BxL, 0.5)  # any time at which the rate is finite
+    rate_BxL = self._rate(logits_BxLxV, x0, x_t, inside_BxL)
+    change_BxL = hyperschedule.num_steps * drop_BxL / hyperschedule.num_levels
+    loss_BxL = jnp.where(moves, change_BxL * rate_BxL, 0.0)
+    if self.settled_weight:
+      weight_BxL = self.settled_weight * _settled_weights(level_BxL == 0, self.width)
+      nats_BxL = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, x0)
+      loss_BxL += jnp.where(examples.counted, weight_BxL * nats_BxL, 0.0)
+    return loss_BxL
+
+  def _rate(self, logits, x0, x_t, t):
+    if self.head == 'x0' and self.form == 'exact':
+      return divergences.kl_rate(self.process, logits, x0, x_t, t)
+    if self.head == 'x0':
+      log_score = divergences.log_score_of(self.process, logits, x_t, t)
+    else:
+      offset = jnp.log(jnp.expm1(self.process.sigma(t))) + jnp.log(self.process.vocab_size)
+      log_score = logits - offset[..., None]
+    if self.form == 'released':
+      return divergences.released_rate(self.process, log_score, x0, x_t, t)
+    return divergences.score_entropy_rate(self.process, log_score, x0, x_t, t)
+
+
+def _settled_weights(settled_BxL: jax.Array, width: int) -> jax.Array:
+  """Returns float32[B, L], L·b/(n-1) over the number of settled tokens, so that the mean over
+  positions is the mean over settled tokens; b is a token's block among the n settled ones."""
+  length = settled_BxL.shape[1]
+  block_L = jnp.arange(length) // width
+  last_B = jnp.max(jnp.where(settled_BxL, block_L[None], 0), axis=1)[:, None]  # n - 1
+  share_BxL = jnp.where(last_B > 0, block_L[None] / jnp.maximum(last_B, 1), 1.0)
+  count_B = jnp.maximum(settled_BxL.sum(axis=1), 1)[:, None]
+  return jnp.where(settled_BxL, share_BxL * length / count_B, 0.0)
 
 
 def split_row(uniform: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]:

@@ -26,13 +26,16 @@ def get_base() -> ConfigDict:
   c.tokenizer.vocab_size = 2048  # of a sentencepiece model trained here
 
   c.noise = ConfigDict()
-  c.noise.name = 'absorbing'  # 'absorbing' or 'epsilon_hybrid'
+  c.noise.name = 'absorbing'  # 'absorbing', 'uniform', 'gamma_hybrid' or 'epsilon_hybrid'
   c.noise.epsilon = 0.01  # share of wrong tokens, epsilon_hybrid only
+  c.noise.gamma = 0.01  # share of the rate that resamples, gamma_hybrid only
   c.noise.delta = 0.0  # survival just before t = 1
+  c.noise.clock = 'log_linear'  # or 'cosine'
 
   c.hyperschedule = ConfigDict()
-  c.hyperschedule.name = 'flat'  # 'autoregressive', 'flat', 'block' or 'slide'
-  c.hyperschedule.width = 16  # block and slide
+  # 'autoregressive', 'flat', 'block', 'slide', 'hybrid' or 'ar_diffusion'
+  c.hyperschedule.name = 'flat'
+  c.hyperschedule.width = 16  # block, slide and hybrid
   c.hyperschedule.num_levels = 1024  # all but autoregressive
 
   c.denoiser = ConfigDict()
@@ -53,10 +56,16 @@ def get_base() -> ConfigDict:
   c.model.dtype = 'bfloat16'  # of the computation; or 'float32'
 
   c.objective = ConfigDict()
-  c.objective.name = 'weighted_cross_entropy'  # or 'next_token'
+  c.objective.name = 'weighted_cross_entropy'  # or 'next_token', 'score_entropy'
+  # of weighted_cross_entropy:
   c.objective.visible_weight = 1.0  # lambda of visible tokens, epsilon_hybrid only
   c.objective.weighting = 'annealed'  # or 'importance'
   c.objective.continuous_time = True
+  c.objective.time_range = (0.0, 1.0)  # narrower leaves out times of high variance, in training
+  # of score_entropy:
+  c.objective.head = 'x0'  # or 'score'
+  c.objective.form = 'exact'  # or 'released', the public γ-hybrid code's: no bound
+  c.objective.settled_weight = 0.0  # of the cross-entropy of settled tokens
 
   c.train = ConfigDict()
   c.train.steps = 1_000_000

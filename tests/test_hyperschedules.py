@@ -195,6 +195,6 @@ def test_bad_arguments_are_named(make, word):
     make()
 
 
-def test_by_name_lists_every_schedule():
-  expected = dict(autoregressive=autoregressive, flat=flat, block=block, slide=slide)
-  assert expected == hyperschedules.BY_NAME
+def test_by_name_lists_every_schedule_of_numbers():
+  names = ('autoregressive', 'flat', 'block', 'slide', 'hybrid', 'ar_diffusion')
+  assert {name: getattr(hyperschedules, name) for name in names} == hyperschedules.BY_NAME

@@ -11,13 +11,13 @@ import scipy.stats
 import worlds
 from worlds import arbitrary_denoise, exact_denoise
 
-from ardiff_jax import noise
+from ardiff_jax import noise, rng
 from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, slide
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.sampling import draws
 from ardiff_jax.sampling.loop import generate
-from ardiff_jax.sampling.steppers import Step, acs, ancestral
+from ardiff_jax.sampling.steppers import AdaptiveCorrection, Ancestral, Step
 
 VOCAB, LENGTH = 3, 3
 JOINT = worlds.random_joint(0, VOCAB, LENGTH)
@@ -157,7 +157,7 @@ def assert_law(tokens, law_N, vocab_size):
   'schedule', [autoregressive(3), block(3, 1, 1), block(3, 1, 3), slide(3, 1, 2)], **by_name
 )
 def test_one_token_at_a_time_reproduces_the_world(schedule):
-  tokens = sample(exact_denoise, EXACT, ancestral(), schedule, 20_000).tokens
+  tokens = sample(exact_denoise, EXACT, Ancestral(), schedule, 20_000).tokens
   assert_law(tokens, JOINT.reshape(-1), VOCAB)
 
 
@@ -177,7 +177,7 @@ def test_one_token_at_a_time_reproduces_the_world(schedule):
   **by_name,
 )
 def test_samples_follow_the_law_of_their_own_chain(denoise, params, schedule, eta):
-  tokens = sample(denoise, params, acs(eta), schedule, 20_000).tokens
+  tokens = sample(denoise, params, AdaptiveCorrection(eta), schedule, 20_000).tokens
   assert_law(tokens, worlds.chain_law(denoise, params, schedule, VOCAB, eta), VOCAB)
 
 
@@ -186,7 +186,9 @@ def test_correction_of_two_tokens_by_eta():
   variation; 60,000 samples tell the two apart (chi-square of 75 for a quantile of 16)."""
   params = worlds.arbitrary_params(0, 2, 2)
   process = noise.absorbing(2)
-  tokens = sample(arbitrary_denoise, params, acs(0.3), flat(2, 3), 60_000, process=process).tokens
+  tokens = sample(
+    arbitrary_denoise, params, AdaptiveCorrection(0.3), flat(2, 3), 60_000, process=process
+  ).tokens
   assert_law(tokens, worlds.chain_law(arbitrary_denoise, params, flat(2, 3), 2, 0.3), 2)
   with pytest.raises(AssertionError):
     assert_law(tokens, worlds.chain_law(arbitrary_denoise, params, flat(2, 3), 2), 2)
@@ -199,7 +201,7 @@ def test_no_mask_is_left_and_the_trace_ends_with_the_result(schedule, eta, delta
   samples = sample(
     arbitrary_denoise,
     ARBITRARY,
-    acs(eta),
+    AdaptiveCorrection(eta),
     schedule,
     5000,
     trace=True,
@@ -225,7 +227,15 @@ def test_given_tokens_never_change_whatever_their_number(schedule):
   tokens = np.random.default_rng(0).integers(0, VOCAB, given.shape)
   keys = jax.random.split(jax.random.key(0), len(given))
   samples = run(
-    arbitrary_denoise, ARBITRARY, ABSORBING, acs(1.0), schedule, tokens, given, keys, trace=True
+    arbitrary_denoise,
+    ARBITRARY,
+    ABSORBING,
+    AdaptiveCorrection(1.0),
+    schedule,
+    tokens,
+    given,
+    keys,
+    trace=True,
   )
   for canvas in np.asarray(samples.trace):
     np.testing.assert_array_equal(canvas[given], tokens[given])
@@ -240,7 +250,7 @@ def test_what_follows_a_prompt_is_the_worlds_conditional():
   given = jnp.tile(jnp.asarray([[True, False, False]]), (n, 1))
   keys = jax.random.split(jax.random.key(0), n)
   samples = run(
-    exact_denoise, EXACT, ABSORBING, ancestral(), autoregressive(3), tokens, given, keys
+    exact_denoise, EXACT, ABSORBING, Ancestral(), autoregressive(3), tokens, given, keys
   )
   assert_law(samples.tokens[:, 1:], JOINT[2].reshape(-1), VOCAB)
 
@@ -258,7 +268,7 @@ def test_network_is_shown_given_tokens_without_noise():
   schedule = slide(3, 2, 3)
   given = jnp.asarray([[False, True, False], [False, False, False]])
   keys = jax.random.split(jax.random.key(0), 2)
-  run(watching, ARBITRARY, ABSORBING, ancestral(), schedule, jnp.ones((2, 3), int), given, keys)
+  run(watching, ARBITRARY, ABSORBING, Ancestral(), schedule, jnp.ones((2, 3), int), given, keys)
   jax.effects_barrier()
   assert len(seen) == schedule.num_steps
   for step, (canvas, sigma, regions) in enumerate(seen):
@@ -291,7 +301,7 @@ def test_network_is_called_for_rows_that_move_something(schedule, prompts, calls
     arbitrary_denoise,
     ARBITRARY,
     ABSORBING,
-    ancestral(),
+    Ancestral(),
     schedule,
     jnp.ones((2, 3), int),
     given,
@@ -305,7 +315,9 @@ def test_sample_depends_on_its_own_key_only(schedule):
   """The same key in another batch, at another place, among other neighbours and prompts."""
   keys = jax.random.split(jax.random.key(7), 40)
   blank = jnp.zeros((40, 3), jnp.int32)
-  call = functools.partial(run, arbitrary_denoise, ARBITRARY, ABSORBING, acs(0.5), schedule)
+  call = functools.partial(
+    run, arbitrary_denoise, ARBITRARY, ABSORBING, AdaptiveCorrection(0.5), schedule
+  )
   whole = np.asarray(call(blank, jnp.zeros((40, 3), bool), jax.random.clone(keys)).tokens)
   assert len(np.unique(whole, axis=0)) > 5
   chosen = np.array([31, 2, 17])
@@ -318,7 +330,7 @@ def test_sample_depends_on_its_own_key_only(schedule):
 @pytest.mark.parametrize('eta', [0.0, 0.4])
 def test_scan_is_a_python_loop(schedule, eta):
   """Row by row, with the documented draws: two uniforms a token from its key folded by the row."""
-  n, stepper = 64, acs(eta)
+  n, stepper = 64, AdaptiveCorrection(eta)
   given = np.arange(3)[None] < np.random.default_rng(0).integers(0, 3, n)[:, None]
   tokens = np.random.default_rng(1).integers(0, VOCAB, (n, 3))
   keys = jax.random.split(jax.random.key(3), n)
@@ -341,7 +353,7 @@ def test_scan_is_a_python_loop(schedule, eta):
       ARBITRARY, jnp.asarray(canvas), sigma=None, regions=jnp.asarray(regions), settle_step=None
     )
     uniforms = np.stack(
-      [jax.random.uniform(jax.random.fold_in(jax.random.clone(k), step), (2, 3)) for k in keys]
+      [jax.random.uniform(rng.stream(jax.random.clone(k), 'step', step), (2, 3)) for k in keys]
     )
     moved = stepper(
       ABSORBING,
@@ -361,7 +373,7 @@ def test_scan_is_a_python_loop(schedule, eta):
 def test_low_temperature_gives_the_most_likely_tokens():
   """Greedy decoding of an autoregressive chain, found by hand."""
   samples = sample(
-    arbitrary_denoise, ARBITRARY, ancestral(), autoregressive(3), 50, temperature=1e-6
+    arbitrary_denoise, ARBITRARY, Ancestral(), autoregressive(3), 50, temperature=1e-6
   )
   canvas = np.full(3, VOCAB)
   for i in range(3):
@@ -383,7 +395,7 @@ def test_temperature_divides_the_logits(temperature):
   logits = np.asarray(params['table'])[0, VOCAB]
   law = np.exp(logits / temperature)
   samples = sample(
-    arbitrary_denoise, params, ancestral(), flat(1, 1), 20_000, temperature=temperature
+    arbitrary_denoise, params, Ancestral(), flat(1, 1), 20_000, temperature=temperature
   )
   assert_law(samples.tokens, law / law.sum(), VOCAB)
 
@@ -391,11 +403,15 @@ def test_temperature_divides_the_logits(temperature):
 @pytest.mark.parametrize('eta', [-0.1, 1.1])
 def test_eta_outside_the_unit_interval_is_refused(eta):
   with pytest.raises(ValueError, match='eta'):
-    acs(eta)
+    AdaptiveCorrection(eta)
 
 
 def test_ancestral_is_correction_of_strength_zero():
-  assert ancestral() == acs(0.0) and hash(ancestral()) == hash(acs(0.0))
+  ours, theirs = (
+    sample(arbitrary_denoise, ARBITRARY, stepper, block(LENGTH, 2, 3), 200).tokens
+    for stepper in (Ancestral(), AdaptiveCorrection(0.0))
+  )
+  np.testing.assert_array_equal(ours, theirs)
 
 
 NETWORK = Transformer(TransformerConfig(vocab_size=11, model_dim=16, num_layers=1, num_heads=2))
@@ -420,7 +436,14 @@ def test_real_network_samples_without_and_within_jit_alike(schedule, alignment, 
   blank, free = jnp.zeros((3, 5), jnp.int32), jnp.zeros((3, 5), bool)
   results = [
     call(
-      denoiser, params, noise.absorbing(11), acs(0.2), schedule, blank, free, jax.random.clone(keys)
+      denoiser,
+      params,
+      noise.absorbing(11),
+      AdaptiveCorrection(0.2),
+      schedule,
+      blank,
+      free,
+      jax.random.clone(keys),
     ).tokens
     for call in (run, generate)
   ]
@@ -437,7 +460,7 @@ def test_schedule_may_be_closed_over_by_jit():
         arbitrary_denoise,
         ARBITRARY,
         ABSORBING,
-        ancestral(),
+        Ancestral(),
         slide(3, 2, 2),
         jnp.zeros((3, 3), jnp.int32),
         jnp.zeros((3, 3), bool),

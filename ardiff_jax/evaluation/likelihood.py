@@ -15,6 +15,7 @@ from ardiff_jax import bounds, rng
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
+from ardiff_jax.noise import GammaHybrid, Uniform
 from ardiff_jax.objectives import reading_nats
 
 
@@ -52,10 +53,25 @@ def describe_law(method: Method) -> str:
   """Returns whose law the likelihood is of: bounds are of a sampler, not of a network."""
   if method.is_autoregressive:
     return 'exact, of autoregressive sampling'
+  schedule = method.hyperschedule.name
+  if method.predicts_scores:
+    return f'upper bound, of the reverse process of {schedule} in continuous time'
+  noise = process_name(method)
   return (
-    f'upper bound, of absorbing ancestral sampling on {method.hyperschedule.name} '
+    f'upper bound, of {noise} ancestral sampling on {schedule} '
     'without correction, temperature or truncation'
   )
+
+
+def process_name(method: Method) -> str:
+  """Returns the noise whose bound is measured, with its parameter."""
+  process = method.generation_process
+  match process:
+    case GammaHybrid():
+      return f'γ-hybrid (γ = {process.gamma})'
+    case Uniform():
+      return 'uniform'
+  return 'absorbing'
 
 
 def measure(
@@ -118,8 +134,14 @@ def _batch_nats(
   if method.is_autoregressive:
     nats_BxL = reading_nats(method.denoise, params, tokens, hyperschedule)
     return jnp.where(counted, nats_BxL, 0.0).sum(axis=1)
+  if method.predicts_scores:
+    plain = dataclasses.replace(method.objective, form='exact', settled_weight=0.0)
+    return bounds.score_integral(
+      method.denoise, params, plain, hyperschedule, tokens, counted, key, num_samples
+    )
+  process = method.generation_process
   return bounds.monte_carlo(
-    method.denoise, params, method.absorbing, hyperschedule, tokens, counted, key, num_samples
+    method.denoise, params, process, hyperschedule, tokens, counted, key, num_samples
   )
 
 

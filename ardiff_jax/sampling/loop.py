@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ardiff_jax import rng
 from ardiff_jax.hyperschedules import Hyperschedule, Region
 from ardiff_jax.models.denoiser import Denoiser
 from ardiff_jax.noise import Process
@@ -51,7 +52,7 @@ def generate(
   Args:
     denoise: predicts x_0 at every position.
     params: its parameters.
-    process: noise whose time reversal is followed; its mask fills the canvas at the start.
+    process: noise whose time reversal is followed; its prior fills the canvas at the start.
     stepper: rule of one step.
     hyperschedule: rows to descend.
     tokens: int32[B, L], read where `given`.
@@ -60,7 +61,8 @@ def generate(
     temperature: divides the logits; towards 0, the most likely token.
     trace: whether to return the canvas after each step.
   """
-  canvas = jnp.where(given, tokens, process.mask_id).astype(jnp.int32)
+  prior = jax.vmap(lambda key: process.sample(rng.stream(key, 'prior'), tokens[0], jnp.ones(())))
+  canvas = jnp.where(given, tokens, prior(keys)).astype(jnp.int32)
   t_SxL = hyperschedule.levels[:-1] / hyperschedule.num_levels
   s_SxL = hyperschedule.levels[1:] / hyperschedule.num_levels
   steps = jnp.arange(hyperschedule.num_steps)
@@ -77,7 +79,7 @@ def generate(
       regions=jnp.broadcast_to(regions_L, canvas.shape),
       settle_step=hyperschedule.settle_step,
     )
-    draw = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step), (2, len(t_L))))
+    draw = jax.vmap(lambda key: jax.random.uniform(rng.stream(key, 'step', step), (2, len(t_L))))
     uniforms = draw(keys)
     proposal = stepper(
       process,
