@@ -1,15 +1,18 @@
-"""Writes the picture of the documentation: how text comes about under each hyperschedule.
+"""Writes the pictures of the documentation, as PNG and SVG.
 
   python -m ardiff_jax.figures --out=DIR
 
-DIR/hyperschedules.png and .svg show them side by side.
+hyperschedules    how text comes about under each hyperschedule
+noising           how a sentence dissolves under each noising process
 """
 
 import pathlib
 
+import jax
+import numpy as np
 from absl import flags
 
-from ardiff_jax import cli, hyperschedules, plots
+from ardiff_jax import cli, hyperschedules, noise, plots
 from ardiff_jax.errors import UserError
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if it is not there.')
@@ -17,26 +20,54 @@ _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if it is not t
 _GALLERY = (
   hyperschedules.autoregressive(16),
   hyperschedules.block(16, width=4, num_levels=4),
+  hyperschedules.hybrid(16, width=4, num_levels=3),
   hyperschedules.slide(16, width=4, num_levels=4),
   hyperschedules.flat(16, num_levels=16),
 )
 
 
+_SENTENCE = 'noise is what the model learns to undo'
+_ALPHABET = 'abcdefghijklmnopqrstuvwxyz '
+_TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_PROCESSES = {
+  'absorbing': noise.absorbing(len(_ALPHABET)),
+  'uniform': noise.uniform(len(_ALPHABET)),
+  'γ-hybrid, γ = 0.3': noise.gamma_hybrid(len(_ALPHABET), gamma=0.3),
+  'ε-hybrid, ε = 0.2': noise.epsilon_hybrid(len(_ALPHABET), epsilon=0.2),
+}
+
+
 def write(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes the gallery and returns its files.
+  """Writes the pictures and returns their files.
 
   Raises:
     UserError: the folder cannot be made or written.
   """
-  figure = plots.gallery(_GALLERY)
-  png, svg = folder / 'hyperschedules.png', folder / 'hyperschedules.svg'
+  panels = {title: _dissolve(process) for title, process in _PROCESSES.items()}
+  figures = {
+    'hyperschedules': plots.gallery(_GALLERY),
+    'noising': plots.noising(_SENTENCE, panels, _TIMES),
+  }
+  paths = []
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png, dpi=200)
-    svg.write_text(plots.to_svg(figure))
+    for name, figure in figures.items():
+      png, svg = folder / f'{name}.png', folder / f'{name}.svg'
+      figure.savefig(png, dpi=200)
+      svg.write_text(plots.to_svg(figure))
+      paths += [png, svg]
   except OSError as error:
     raise UserError(f'--out={folder} cannot be written: {error.strerror}') from None
-  return [png, svg]
+  return paths
+
+
+def _dissolve(process: noise.Process) -> np.ndarray:
+  """Returns str[N, L], the sentence at each time, with the same coins at all times."""
+  x0 = np.array([_ALPHABET.index(c) for c in _SENTENCE])
+  characters = np.array([*_ALPHABET, plots.MASKED])
+  key = jax.random.key(1)
+  times_Nx1 = np.asarray(_TIMES, np.float32)[:, None]
+  return characters[np.stack([process.sample(key, x0, t) for t in times_Nx1])]
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 CLOCKS = ('log_linear', 'cosine')
 MAX_SIGMA = 12.0  # noise level given to a network at t = 1, where sigma itself is infinite
@@ -141,8 +142,12 @@ class Process(abc.ABC):
 
     Args:
       x0: int[...] in 0..V-1.
-      t: float[...], times broadcast against x0.
+      t: float[...] in [0, 1], times broadcast against x0.
+
+    Raises:
+      ValueError: a token or time out of range, the mask in clean data included (not under jit).
     """
+    self._check(x0=x0, t=t)
     a, b = self._broadcast(x0, *self.survivals(t))
     onehot = jax.nn.one_hot(x0, self.vocab_size)
     tokens = a[..., None] * (b[..., None] * onehot + (1.0 - b[..., None]) / self.vocab_size)
@@ -154,8 +159,12 @@ class Process(abc.ABC):
     Args:
       key: typed PRNG key.
       x0: int[...] in 0..V-1.
-      t: float[...], times broadcast against x0.
+      t: float[...] in [0, 1], times broadcast against x0.
+
+    Raises:
+      ValueError: a token or time out of range, the mask in clean data included (not under jit).
     """
+    self._check(x0=x0, t=t)
     a, b = self._broadcast(x0, *self.survivals(t))
     key_mask, key_resample, key_token = jax.random.split(key, 3)
     masked = jax.random.uniform(key_mask, x0.shape) >= a
@@ -187,6 +196,7 @@ class Process(abc.ABC):
       t: float[...], time of x_t.
       s: float[...], earlier (cleaner) time, s <= t.
     """
+    self._check(t=t, s=s)
     x0_probs = jnp.asarray(x0_probs, float)
     v = self.vocab_size
     _, b_s = self.survivals(s)
@@ -210,6 +220,17 @@ class Process(abc.ABC):
     is_mask = (x_t == self.mask_id)[..., None]
     stays = jax.nn.one_hot(x_t, v + 1)
     return jnp.where(still, stays, jnp.where(is_mask, from_mask, from_token))
+
+  def _check(self, **values: jax.Array) -> None:
+    """Raises ValueError for a clean token or a time out of range, where values are concrete."""
+    for name, value in values.items():
+      if isinstance(value, jax.core.Tracer):
+        continue
+      high = self.vocab_size - 1 if name == 'x0' else 1
+      wrong = np.asarray(value)
+      wrong = wrong[(wrong < 0) | (wrong > high)]
+      if wrong.size:
+        raise ValueError(f'{name} must be from 0 to {high}, got {wrong.flat[0]}')
 
   def _broadcast(self, tokens: jax.Array, *values: jax.Array) -> list[jax.Array]:
     """Gives per-position values the shape of the tokens they belong to."""

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
@@ -24,6 +24,8 @@ SETTLED, WORTHLESS, INK, FAINT = '#1f4e79', '#eceef1', '#24292f', '#6b7280'
 COLORS = LinearSegmentedColormap.from_list(
   'noise level', ['#fff3c4', '#f6b352', '#d9590f'], under=SETTLED, over=WORTHLESS
 )
+_NOISING = ListedColormap(['#ffffff', '#c9ced6', '#f6b352'])
+MASKED = ''  # stands for a mask where characters are drawn
 TRAIN, VALID = '#1f6fb4', '#d9590f'
 
 _STYLE = {
@@ -79,6 +81,43 @@ def gallery(schedules: Sequence[Hyperschedule]) -> Figure:
   panels[0].set_ylim(max(s.num_steps for s in schedules) + 0.5, -0.5)
   panels[0].set_ylabel('generation step')
   _region_legend(figure)
+  return figure
+
+
+@mpl.rc_context(_STYLE)
+def noising(text: str, panels: dict[str, np.ndarray], times: Sequence[float]) -> Figure:
+  """Draws a sentence dissolving, character by character, under one process a panel.
+
+  Args:
+    text: the clean sentence, L characters.
+    panels: title -> str[N, L], the text at each time; MASKED stands for a mask.
+    times: N times, from clean to prior.
+  """
+  clean = np.array(list(text))
+  figure = Figure(figsize=(10, 1.0 + 1.62 * ((len(panels) + 1) // 2)), layout='constrained')
+  grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
+  for axes, (title, rows_NxL) in zip(grid, panels.items(), strict=False):
+    state_NxL = np.where(rows_NxL == MASKED, 1, np.where(rows_NxL == clean[None], 0, 2))
+    axes.imshow(state_NxL, cmap=_NOISING, vmin=0, vmax=2, aspect='auto')
+    for row, column in np.argwhere(rows_NxL != MASKED):
+      axes.text(
+        *(column, row, rows_NxL[row, column]),
+        ha='center',
+        va='center_baseline',
+        fontsize=7,
+        family='DejaVu Sans Mono',
+      )
+    axes.set_title(title, loc='left', fontsize=9, fontweight='bold')
+    axes.set_xticks([])
+    axes.set_yticks(range(len(times)), [f't = {t:.2g}' for t in times], fontsize=6)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+  figure.legend(
+    [Patch(facecolor=_NOISING(x), edgecolor='#c3c8cf') for x in (0, 1, 2)],
+    ['kept', 'masked', 'replaced by a uniform draw'],
+    loc='outside lower center',
+    ncols=3,
+  )
   return figure
 
 

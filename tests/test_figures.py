@@ -177,11 +177,32 @@ def test_curves_without_records_say_so():
 
 def test_figures_are_written(tmp_path):
   paths = figures.write(tmp_path / 'new' / 'folder')
-  assert [p.name for p in paths] == ['hyperschedules.png', 'hyperschedules.svg']
+  assert [p.name for p in paths] == [
+    f'{name}.{kind}' for name in ('hyperschedules', 'noising') for kind in ('png', 'svg')
+  ]
   assert paths[0].read_bytes().startswith(b'\x89PNG')
   assert '</svg>' in paths[1].read_text()
   again = figures.write(tmp_path / 'again')
   assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
+
+
+def test_noising_marks_what_became_of_each_character():
+  rows = np.array([list('abc'), ['a', plots.MASKED, 'x']])
+  axes = plots.noising('abc', {'panel': rows}, (0.0, 0.5)).axes[0]
+  np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0, 0], [0, 1, 2]])
+  assert [t.get_text() for t in axes.texts] == ['a', 'b', 'c', 'a', 'x']
+
+
+@pytest.mark.parametrize('title', figures._PROCESSES)
+def test_sentence_dissolves_as_its_process_says(title):
+  rows = figures._dissolve(figures._PROCESSES[title])
+  clean = list(figures._SENTENCE)
+  assert list(rows[0]) == clean
+  masked = (rows == plots.MASKED).sum(axis=1)
+  replaced = ((rows != plots.MASKED) & (rows != np.array(clean))).sum(axis=1)
+  assert (np.diff(masked) >= 0).all()
+  assert masked[-1] == (0 if title == 'uniform' else len(clean))
+  assert (replaced.max() > 0) == (title != 'absorbing')
 
 
 def test_unwritable_folder_is_refused(tmp_path):
