@@ -39,11 +39,12 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
   app.run(guarded, flags_parser=_parse)
 
 
-def define_config() -> config_flags.config_flags._ConfigFlag:
+def define_config() -> flags.FlagHolder:
   """Defines --config=FILE.py[:SIZE] and --config.KEY=VALUE."""
-  return config_flags.DEFINE_config_file(
-    'config', help_string='Config file, e.g. configs/epsilon_hybrid.py:tiny.', lock_config=True
-  )
+  help_string = 'Config file, e.g. configs/epsilon_hybrid.py:tiny; --config.KEY=VALUE overrides.'
+  holder = config_flags.DEFINE_config_file('config', help_string=help_string, lock_config=True)
+  flags.declare_key_flag('config')
+  return holder
 
 
 def read_config(flag: flags.FlagHolder) -> ConfigDict:

@@ -16,6 +16,7 @@ from absl import flags
 from ardiff_jax import cli, workdir
 from ardiff_jax.data.corpus import Corpus, load_corpus, read_text
 from ardiff_jax.data.packing import Packed, pack
+from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import ngrams
 from ardiff_jax.progress import Progress
 
@@ -48,6 +49,9 @@ def evaluate(directory: pathlib.Path, data: Sequence[str]) -> list[dict[str, Any
   Raises:
     UserError: no model there, text that cannot be read, or a corpus that changed since training.
   """
+  data = list(dict.fromkeys(data))
+  if not any(data):
+    raise UserError("--data is empty: give 'valid' or text files")
   texts = {name: (read_text(name),) for name in data if name != 'valid'}  # complain early
 
   import ardiff_jax
@@ -71,12 +75,14 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
   """Returns the records as text: the model's figure, then the baselines, in bits per byte."""
   lines = []
   for r in records:
+    bound = r['kind'] == 'bound'
+    error = 'a single sequence' if r['stderr'] is None else f'standard error {r["stderr"]:.4f}'
     lines += [
       f'{r["data"]}: {r["tokens"]:,} tokens ({r["tokenizer"]}), {r["bytes"]:,} bytes',
       f'  {r["kind"]}: {r["law"]}',
-      f'  perplexity {r["perplexity"]:.2f} a token = {r["nll_per_token"]:.4f} nats '
-      f'(standard error {r["stderr"]:.4f}; process {r["process"]}, '
-      + (f'{r["samples"]} rows drawn a sequence)' if r['kind'] == 'bound' else 'no sampling)'),
+      f'  perplexity {"≤ " if bound else ""}{r["perplexity"]:.2f} a token '
+      f'= {r["nll_per_token"]:.4f} nats ({error}; process {r["process"]}, '
+      + (f'{r["samples"]} rows drawn a sequence)' if bound else 'no sampling)'),
       '',
       '  bits per byte',
       f'    {"this model":<16}{r["bits_per_byte"]:8.3f}',
@@ -96,8 +102,6 @@ def _training_corpus(directory: pathlib.Path, config) -> Corpus:
 
 
 def _score(model, name: str, packed: Packed) -> dict[str, Any]:
-  from ardiff_jax.evaluation import likelihood
-
   settings = model.config.eval
   progress = Progress(f'evaluate {name}', len(packed.stream))
   result = model.likelihood(
@@ -107,7 +111,6 @@ def _score(model, name: str, packed: Packed) -> dict[str, Any]:
     report=progress.show,
   )
   progress.close()
-  exact = result.kind == 'exact'
   return {
     'data': name,
     'tokens': result.tokens,
@@ -117,10 +120,10 @@ def _score(model, name: str, packed: Packed) -> dict[str, Any]:
     'bits_per_byte': result.bits_per_byte(packed.num_bytes),
     'stderr': result.stderr,
     'kind': result.kind,
-    'law': likelihood.describe_law(model.method),
-    'process': 'none' if exact else likelihood.process_name(model.method),
-    'hyperschedule': model.method.hyperschedule.name,
-    'samples': None if exact else settings.num_samples,
+    'law': result.law,
+    'process': result.process,
+    'hyperschedule': result.hyperschedule,
+    'samples': None if result.kind == 'exact' else settings.num_samples,
     'tokenizer': model.tokenizer.name,
     'step': model.step,
   }

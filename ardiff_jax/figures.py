@@ -54,7 +54,7 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
     for name, figure in figures.items():
       png, svg = folder / f'{name}.png', folder / f'{name}.svg'
       figure.savefig(png, dpi=200)
-      svg.write_text(plots.to_svg(figure))
+      svg.write_text(plots.to_svg(figure), encoding='utf-8')
       paths += [png, svg]
   except OSError as error:
     raise UserError(f'--out={folder} cannot be written: {error.strerror}') from None

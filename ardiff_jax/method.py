@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -92,7 +93,23 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int) -> Method:
         'next_token needs denoiser alignment shifted, context causal, window causal: '
         'any other would show the network the token it predicts'
       )
+    if isinstance(objective, NextToken) and config.hyperschedule.name != 'autoregressive':
+      raise ValueError(
+        'next_token needs hyperschedule autoregressive, '
+        f'got {config.hyperschedule.name}: its model can generate in no other order'
+      )
   return Method(process, schedule, denoise, objective)
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for what `build` or sampling by the config's defaults would refuse."""
+  method = build(config, vocab_size=2, bos_id=0)
+  make_hyperschedule(config, config.sampling.steps)
+  make_stepper(method, config.sampling.sampler, config.sampling.eta)
+  if not 0.0 <= config.sampling.temperature < math.inf:
+    raise UserError(
+      f'config.sampling.temperature must be from 0 up, got {config.sampling.temperature}'
+    )
 
 
 def make_hyperschedule(config: ConfigDict, num_levels: int | None = None) -> Hyperschedule:

@@ -1,6 +1,7 @@
 """A trained model: load it from a work directory, sample from it, ask it for a likelihood."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import time
@@ -33,7 +34,7 @@ class Sample:
 
   Attributes:
     text: prompt included.
-    token_ids: int[L], the whole canvas.
+    token_ids: L ids, the whole canvas.
     network_calls: calls of the network, for all samples of the batch together.
     redraws: visible tokens that the sampler replaced.
     seconds: wall time of the batch, compilation included.
@@ -127,8 +128,10 @@ class Model:
       raise UserError(f'num_samples must be at least 1, got {num_samples}')
     if steps < 1:
       raise UserError(f'steps must be at least 1, got {steps}')
-    if not temperature >= 0.0:
-      raise UserError(f'temperature must not be negative, got {temperature}')
+    if not 0.0 <= temperature < math.inf:
+      raise UserError(f'temperature must be from 0 up and finite, got {temperature}')
+    if not 0 <= seed < 2**32:
+      raise UserError(f'seed must be from 0 to 2**32 - 1, got {seed}')
     stepper = method_lib.make_stepper(self.method, sampler, settings.eta)
     schedule = method_lib.make_hyperschedule(self.config, num_levels=steps)
     tokens_L, given_L = self._canvas(prompt)
@@ -175,7 +178,8 @@ class Model:
     """Returns the negative log-likelihood of a text: exact for AR, an upper bound otherwise.
 
     A text longer than config.data.length tokens is cut in rows, each on its own but for the last,
-    which sees the end of the row before.
+    which sees the end of the row before. A shorter one is a schedule of its own length, so every
+    new length compiles once.
 
     Args:
       text: not empty.
@@ -196,7 +200,7 @@ class Model:
       tokens=result.tokens,
       bits_per_byte=result.bits_per_byte(num_bytes),
       kind=result.kind,
-      law=likelihood.describe_law(self.method),
+      law=result.law,
     )
 
   def likelihood(

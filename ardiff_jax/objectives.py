@@ -92,6 +92,8 @@ class WeightedCrossEntropy:
   time_range: tuple[float, float] = (0.0, 1.0)
 
   def __post_init__(self):
+    if not self.visible_weight >= 0.0:
+      raise ValueError(f'visible_weight must not be negative, got {self.visible_weight}')
     object.__setattr__(self, 'time_range', tuple(self.time_range))  # a list, from JSON
     low, high = self.time_range
     if not 0.0 <= low < high <= 1.0:
@@ -275,7 +277,7 @@ def reading_nats(
     params,
     tokens,
     sigma=jnp.zeros(tokens.shape),
-    regions=jnp.full(tokens.shape, Region.SETTLED, jnp.int8),
+    regions=jnp.full(tokens.shape[1:], Region.SETTLED, jnp.int8),
     settle_step=hyperschedule.settle_step,
     dropout_key=dropout_key,
   )

@@ -1,6 +1,6 @@
 """Random keys: one root per run, a named stream per purpose, a fold per step.
 
-No key is ever carried, split or stored: every key is a pure function of the seed, the name
+No key is carried from step to step or stored: every key is a pure function of the seed, the name
 of the stream and the step, so a resumed run draws what an uninterrupted one would.
 """
 

@@ -24,18 +24,22 @@ _CADENCE = ('train.log_every', 'train.eval_every', 'train.checkpoint_every', 'tr
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the content of config.json: 'config', 'tokenizer', 'corpus', 'versions'.
+  """Returns the content of config.json: config, tokenizer, corpus, versions and parameters.
 
   Raises:
     UserError: it is missing or damaged.
   """
   path = workdir / 'config.json'
   try:
-    return json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding='utf-8'))
   except (FileNotFoundError, NotADirectoryError):
     raise UserError(f'{workdir} is not a work directory: it holds no config.json') from None
   except (OSError, ValueError) as error:
     raise UserError(f'{path} cannot be read: {error}') from None
+  missing = {'config', 'tokenizer', 'corpus', 'parameters'} - set(content)
+  if missing:
+    raise UserError(f'{path} is damaged: it lacks {", ".join(sorted(missing))}')
+  return content
 
 
 def exists(workdir: pathlib.Path) -> bool:
@@ -61,24 +65,34 @@ def create(workdir: pathlib.Path) -> None:
 def write(workdir: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes config.json, whole or not at all."""
   temporary = workdir / 'config.json.tmp'
-  temporary.write_text(json.dumps(content, indent=2) + '\n')
+  temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
   os.replace(temporary, workdir / 'config.json')
 
 
 def append(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
   """Appends one JSON line per record."""
-  with path.open('a') as file:
-    file.write(''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in records))
+  lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
+  with path.open('a', encoding='utf-8') as file:
+    file.write(''.join(line + '\n' for line in lines))
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the records of a JSON-lines file; none if it does not exist.
 
   A last line without its end, cut off by a kill, is left out.
+
+  Raises:
+    UserError: another line is damaged.
   """
   if not path.exists():
     return []
-  return [json.loads(line) for line in path.read_text().split('\n')[:-1]]
+  records = []
+  for number, line in enumerate(path.read_text(encoding='utf-8').split('\n')[:-1], 1):
+    try:
+      records.append(json.loads(line))
+    except ValueError:
+      raise UserError(f'{path}, line {number} is no JSON: mend or remove it') from None
+  return records
 
 
 def check_same_run(workdir: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from ardiff_jax.models.transformer import PRESETS
+from ardiff_jax.models import presets
 
 
 def get_base() -> ConfigDict:
@@ -43,7 +43,7 @@ def get_base() -> ConfigDict:
   c.denoiser.context = 'block_causal'  # 'causal', 'block_causal' or 'full'
   c.denoiser.window = 'full'  # 'full' or 'causal'
 
-  c.model = ConfigDict(PRESETS['small'])
+  c.model = ConfigDict(presets.SMALL)
   c.model.num_kv_heads = 0  # 0: as many as num_heads
   c.model.mlp_dim = 0  # 0: 4 x model_dim
   c.model.norm = 'layernorm'  # or 'rmsnorm'
@@ -104,7 +104,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
   """Makes a config `:tiny`: minutes on two CPU cores, with a vocabulary trained on the corpus."""
   c.data.length = 128
   c.tokenizer.kind = 'sentencepiece'
-  c.model.update(PRESETS['tiny'])
+  c.model.update(presets.TINY)
   c.model.dropout = 0.0
   c.model.dtype = 'float32'
   c.train.steps = 1200

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: a virtual environment with what requirements.txt asks for, and
-# settings that make XLA faster on CPU. Reinstalls only when what it installs has changed.
+# Sourced by the other scripts: `prepare_env` makes .venv with what requirements.txt asks for, and
+# reinstalls only when that has changed; `tune_cpu` sets what makes XLA faster on CPU.
 
 prepare_env() { # prepare_env [pip arguments for more than requirements.txt]
   local python="" candidate stamp
@@ -9,10 +9,10 @@ prepare_env() { # prepare_env [pip arguments for more than requirements.txt]
       break
     fi
   done
-  if [ ! -x .venv/bin/python ]; then
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     if [ -z "$python" ]; then
       echo "error: Python 3.11 or 3.12 is needed, and none was found on the PATH" >&2
-      exit 2
+      return 2
     fi
     echo "Making .venv with $("$python" --version)" >&2
     "$python" -m venv .venv
@@ -23,10 +23,11 @@ prepare_env() { # prepare_env [pip arguments for more than requirements.txt]
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "$@"
     echo "$stamp" >".venv/installed $*"
   fi
+}
 
-  # XLA gives its temporaries back to the system and faults them in again, 10 to 27 % of a training
-  # step on CPU. One arena that keeps what it has avoids that; glibc reads these at start-up.
+# XLA gives its temporaries back to the system and faults them in again, 10 to 27 % of a training
+# step on CPU. One arena that keeps what it has avoids that; glibc reads these at start-up.
+tune_cpu() {
   export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0
   export MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456
-  export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 }

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # From nothing to a trained model, samples and a report, in under ten minutes on two CPU cores.
-# Run it again, and what is done already is not done twice.
+# Run it again to go on training where it stopped; evaluation and samples are made anew.
 set -euo pipefail
 trap 'exit 130' INT TERM # a command that was interrupted saves and exits with 0
 cd "$(dirname "$0")/.."
 source launch/env.sh
 prepare_env
+tune_cpu
 
 workdir=runs/quickstart
 python=.venv/bin/python

@@ -19,15 +19,15 @@ jax.config.update('jax_compilation_cache_dir', CACHE)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+DATA = pathlib.Path(os.environ.get('ARDIFF_DATA', ROOT.parent / 'shared' / 'data'))
 
 
 @pytest.fixture
 def shared_data() -> pathlib.Path:
   """The folder of real text; tests that read it are skipped where it is absent."""
-  path = pathlib.Path(os.environ.get('ARDIFF_DATA', ROOT.parent / 'shared' / 'data'))
-  if not path.is_dir():
-    pytest.skip(f'no real text at {path}; set ARDIFF_DATA to the folder that holds it')
-  return path
+  if not DATA.is_dir():
+    pytest.skip(f'no real text at {DATA}; set ARDIFF_DATA to the folder that holds it')
+  return DATA
 
 
 @pytest.fixture

@@ -53,7 +53,9 @@ def losses(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['ar', 'mdlm', 'epsilon_hybrid', 'slide'])
+@pytest.mark.parametrize(
+  'name', ['ar', 'mdlm', 'epsilon_hybrid', 'slide', 'sedd', 'gamma_hybrid', 'bd3lm']
+)
 def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
   """Two steps of the shipped tiny config, through all commands, with a trained vocabulary."""
   workdir = tmp_path / 'run'

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from ardiff_jax import hyperschedules
-from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, slide
+from ardiff_jax.hyperschedules import (
+  Region,
+  any_order,
+  ar_diffusion,
+  autoregressive,
+  block,
+  flat,
+  from_levels,
+  hybrid,
+  slide,
+)
 
 
 def clip(x, low, high):
@@ -37,16 +47,47 @@ def slide_case(length, width, levels):
   )
 
 
+def hybrid_case(length, width, levels):
+  def entry(s, i):
+    b, j = divmod(i, width)
+    return clip(levels + j - (s - b * (levels + width - 1)), 0, levels)
+
+  steps = (levels + width - 1) * (math.ceil(length / width) - 1) + levels + (length - 1) % width
+  return case(hybrid(length, width, levels), entry, levels, steps)
+
+
+def ar_diffusion_case(length, levels):
+  def entry(s, i):
+    turn = length + levels - s
+    a, b = max(length - turn, 0), max(turn - length, 0)
+    line = (levels - b) / (2 * length - a) * (i + 1 - a) + b
+    return round(clip(line, 0, levels))
+
+  return case(ar_diffusion(length, levels), entry, levels, length + levels)
+
+
+def any_order_case(groups):
+  return case(any_order(groups), lambda s, i: int(groups[i] >= s), 1, max(groups) + 1)
+
+
+# Windows of these need not be contiguous, and in some rows nothing may be active.
+SCATTERED = [
+  *(any_order_case(g) for g in ([2, 0, 1], [0, 2, 0, 1, 1, 2], [0, 0, 0], [0])),
+  *(ar_diffusion_case(*x) for x in ((1, 1), (5, 3), (4, 8), (3, 16), (7, 1))),
+]
+
 CASES = [
   *(case(autoregressive(n), lambda s, i: int(i >= s), 1, n) for n in (1, 6)),
   *(case(flat(n, t), lambda s, i, t=t: t - s, t, t) for n, t in ((1, 1), (5, 3), (4, 8))),
   *(block_case(*x) for x in ((6, 2, 3), (7, 3, 2), (5, 5, 4), (5, 1, 3), (4, 3, 1))),
   *(slide_case(*x) for x in ((6, 3, 3), (7, 3, 2), (7, 2, 5), (5, 5, 4), (5, 1, 3), (6, 4, 1))),
+  *(hybrid_case(*x) for x in ((6, 3, 3), (7, 3, 2), (7, 2, 5), (5, 5, 4), (5, 1, 3), (6, 4, 1))),
 ]
 SCHEDULES = [pytest.param(c.values[0], id=c.id) for c in CASES]
+EVERY = [*SCHEDULES, *(pytest.param(c.values[0], id=c.id) for c in SCATTERED)]
 
 
-@pytest.mark.parametrize('schedule, entry, num_levels, num_steps', CASES)
+@pytest.mark.parametrize('schedule, entry, num_levels, num_steps', [*CASES, *SCATTERED])
 def test_levels_are_the_closed_form(schedule, entry, num_levels, num_steps):
   assert schedule.num_steps == num_steps
   assert schedule.num_levels == num_levels
@@ -55,13 +96,14 @@ def test_levels_are_the_closed_form(schedule, entry, num_levels, num_steps):
   assert schedule.levels.dtype == np.int32
 
 
-@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('schedule', EVERY)
 def test_levels_descend_from_all_noise_to_none(schedule):
   levels = schedule.levels
   assert (levels[0] == schedule.num_levels).all()
   assert (levels[-1] == 0).all()
   assert (np.diff(levels, axis=0) <= 0).all()
-  assert (levels[-2] > 0).any()  # no step is idle at the end
+  if not schedule.name.startswith('ar_diffusion'):  # whose line may round to 0 early
+    assert (levels[-2] > 0).any()  # no step is idle at the end
 
 
 @pytest.mark.parametrize(
@@ -71,8 +113,13 @@ def test_levels_descend_from_all_noise_to_none(schedule):
     (block(7, 1, 1), autoregressive(7)),
     (block(7, 7, 4), flat(7, 4)),
     (slide(7, 1, 4), block(7, 1, 4)),
+    (hybrid(7, 1, 4), block(7, 1, 4)),
+    (hybrid(7, 1, 1), autoregressive(7)),
+    (any_order(np.arange(7)), autoregressive(7)),
+    (any_order(np.arange(7) // 3), block(7, 3, 1)),
+    (any_order(np.zeros(7, int)), flat(7, 1)),
   ],
-  ids=['slide-ar', 'block-ar', 'block-flat', 'slide-block'],
+  ids=lambda schedule: schedule.name,
 )
 def test_identities(ours, theirs):
   np.testing.assert_array_equal(ours.levels, theirs.levels)
@@ -115,14 +162,102 @@ def test_window_of_a_known_schedule():
   )
 
 
-@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('schedule', EVERY)
+def test_window_lists_the_active_positions(schedule):
+  """Exactly those, ascending, then -1; as wide as the busiest step."""
+  window = schedule.window
+  active = [np.flatnonzero(schedule.regions(s) == Region.ACTIVE) for s in range(schedule.num_steps)]
+  width = max(len(row) for row in active)
+  assert window.dtype == np.int32 and window.shape == (schedule.num_steps, width)
+  np.testing.assert_array_equal(window, [[*row, *[-1] * (width - len(row))] for row in active])
+
+
+@pytest.mark.parametrize('length, width, num_levels', [(6, 3, 3), (7, 3, 3), (8, 4, 4)])
+def test_window_is_as_wide_as_the_block(length, width, num_levels):
+  for make in (block, slide, hybrid):
+    schedule = make(length, width, num_levels)
+    assert schedule.window.shape[1] == width
+    inside = schedule.window >= 0
+    assert (np.diff(schedule.window, axis=1) == 1)[inside[:, 1:]].all()  # contiguous
+
+
+@pytest.mark.parametrize('schedule', EVERY)
+def test_from_levels_takes_what_a_schedule_gives(schedule):
+  own = from_levels(schedule.levels, schedule.num_levels)
+  np.testing.assert_array_equal(own.levels, schedule.levels)
+  assert own.levels.dtype == np.int32
+  assert own.num_levels == schedule.num_levels and own.always_active == schedule.always_active
+
+
+def test_from_levels_takes_rows_in_which_nothing_moves_and_copies():
+  levels = np.array([[2, 2], [2, 1], [2, 1], [0, 1], [0, 0]], np.int64)
+  schedule = from_levels(levels, 2)
+  np.testing.assert_array_equal(schedule.window, [[1, -1], [1, -1], [0, 1], [1, -1]])
+  levels[0, 0] = 1
+  assert schedule.levels[0, 0] == 2
+
+
+VALID = np.array([[2, 2, 2], [2, 1, 2], [1, 1, 2], [0, 0, 1], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+  'row, column, value, rule',
+  [
+    (0, 1, 1, 'must be 2 in the first row'),
+    (4, 2, 1, 'must be 0 in the last row'),
+    (3, 0, 2, 'must not rise'),  # after 1 in the row above
+    (2, 1, 2, 'must not rise'),
+    (1, 0, 3, 'must be from 0 to 2'),
+    (2, 2, -1, 'must be from 0 to 2'),
+  ],
+)
+def test_from_levels_names_what_breaks_a_rule(row, column, value, rule):
+  from_levels(VALID, 2)
+  levels = VALID.copy()
+  levels[row, column] = value
+  with pytest.raises(ValueError, match=f'{rule}.*; row {row}, column {column} is {value}$'):
+    from_levels(levels, 2)
+
+
+@pytest.mark.parametrize(
+  'levels, num_levels, word',
+  [
+    (np.zeros(3, int), 1, r'shape \[S\+1, L\].*\(3,\)'),
+    (np.zeros((1, 3), int), 1, 'shape'),
+    (np.zeros((2, 0), int), 1, 'shape'),
+    (np.array([[1.0], [0.0]]), 1, 'integers, got float64'),
+    (np.array([[0], [0]]), 0, 'num_levels must be at least 1'),
+  ],
+)
+def test_from_levels_refuses_what_is_no_tensor_of_levels(levels, num_levels, word):
+  with pytest.raises(ValueError, match=word):
+    from_levels(levels, num_levels)
+
+
+@pytest.mark.parametrize(
+  'groups, word',
+  [
+    ([0, 2, 3], r'\[1\] are missing'),
+    ([1, 2, 4], r'\[0, 3\] are missing'),
+    ([-1, 0, 1], 'from 0'),
+    ([0.0, 1.0], 'integers'),
+    ([], 'integers'),
+    ([[0], [1]], 'integers'),
+  ],
+)
+def test_any_order_refuses_groups_that_skip_a_number(groups, word):
+  with pytest.raises(ValueError, match=f'groups.*{word}'):
+    any_order(groups)
+
+
+@pytest.mark.parametrize('schedule', EVERY)
 def test_settle_step_is_the_first_settled_row(schedule):
   expected = [int(np.argmax(schedule.levels[:, i] == 0)) for i in range(schedule.length)]
   np.testing.assert_array_equal(schedule.settle_step, expected)
   assert schedule.settle_step.dtype == np.int32
 
 
-@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('schedule', EVERY)
 def test_always_active_says_that_no_region_is_ever_else(schedule):
   regions = np.stack([schedule.regions(s) for s in range(schedule.num_steps)])
   assert schedule.always_active == bool((regions == Region.ACTIVE).all())
@@ -188,6 +323,12 @@ def test_levels_cannot_be_overwritten():
     (lambda: slide(4, 0, 2), 'width'),
     (lambda: slide(4, 5, 2), 'width'),
     (lambda: slide(4, 2, 0), 'num_levels'),
+    (lambda: hybrid(0, 1, 2), 'length'),
+    (lambda: hybrid(4, 0, 2), 'width'),
+    (lambda: hybrid(4, 5, 2), 'width'),
+    (lambda: hybrid(4, 2, 0), 'num_levels'),
+    (lambda: ar_diffusion(0, 2), 'length'),
+    (lambda: ar_diffusion(4, 0), 'num_levels'),
   ],
 )
 def test_bad_arguments_are_named(make, word):

@@ -4,31 +4,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from worlds import kernel
+from worlds import kernel, step_kernel, survivals
 
 from ardiff_jax import noise
 
 VOCAB = 4
-PROCESSES = [
+STILL = [  # a visible token stays, but for the jump of the ε-hybrid at time 0
   noise.absorbing(VOCAB),
   noise.absorbing(VOCAB, delta=0.1),
+  noise.absorbing(VOCAB, delta=0.1, clock='cosine'),
   noise.epsilon_hybrid(VOCAB, epsilon=0.1),
   noise.epsilon_hybrid(VOCAB, epsilon=0.3, delta=0.05),
 ]
+PROCESSES = [
+  *STILL,
+  noise.uniform(VOCAB),
+  noise.uniform(VOCAB, delta=0.1, clock='cosine'),
+  noise.gamma_hybrid(VOCAB, gamma=0.1),
+  noise.gamma_hybrid(VOCAB, gamma=0.5),
+  noise.gamma_hybrid(VOCAB, gamma=0.5, delta=0.05, clock='cosine'),
+]
 TIMES = [(0.5, 0.25), (0.9, 0.1), (0.3, 0.0), (1.0, 0.75), (1.0, 0.0), (0.51, 0.5)]  # t, s
-
-
-def survivals(process, t):
-  """A(t) and B(t) of the table of processes."""
-  epsilon = getattr(process, 'epsilon', 0.0)
-  keep = 1.0 - (1.0 - process.delta) * t if t < 1.0 else 0.0
-  return keep, 1.0 - epsilon if t > 0.0 else 1.0
-
-
-def step_kernel(process, t, s):
-  """The matrix from time s to t, from the quotients of the survivals."""
-  (a_t, b_t), (a_s, b_s) = survivals(process, t), survivals(process, s)
-  return kernel(a_t / a_s, b_t / b_s, process.vocab_size)
 
 
 def p0s(seed=0, n=3):
@@ -44,11 +40,15 @@ def test_marginal_is_the_closed_form(process, t):
 
 
 @pytest.mark.parametrize('process', PROCESSES, ids=str)
-def test_prior_is_the_mask_and_nothing_else(process):
-  np.testing.assert_array_equal(process.prior_probs(), np.eye(VOCAB + 1)[VOCAB])
+def test_prior_is_one_law_whatever_the_token(process):
+  """All mask; uniform tokens where nothing is ever masked."""
+  expected = np.eye(VOCAB + 1)[VOCAB]
+  if isinstance(process, noise.Uniform):
+    expected = np.array([1 / VOCAB] * VOCAB + [0.0])
+  np.testing.assert_array_equal(process.prior_probs(), expected)
   assert process.mask_id == VOCAB
-  np.testing.assert_array_equal(  # whatever x_0
-    process.marginal_probs(jnp.arange(VOCAB), 1.0), np.tile(np.eye(VOCAB + 1)[VOCAB], (VOCAB, 1))
+  np.testing.assert_array_equal(
+    process.marginal_probs(jnp.arange(VOCAB), 1.0), np.tile(expected, (VOCAB, 1))
   )
 
 
@@ -89,8 +89,8 @@ def test_reveal_prob_of_a_short_step_has_no_cancellation(process):
   """A step of two ulps: the plain difference of survivals would be off by up to 100 %."""
   t = np.float32(0.7)
   s = np.nextafter(np.nextafter(t, np.float32(0)), np.float32(0))
-  clock = 1.0 - process.delta
-  exact = clock * (float(t) - float(s)) / (clock * float(t))
+  (a_t, _), (a_s, _) = survivals(process, float(t)), survivals(process, float(s))
+  exact = (a_s - a_t) / (1.0 - a_t) if a_t < 1.0 else 1.0  # float64: off by 1e-9 at most
   np.testing.assert_allclose(process.reveal_prob(t, s), exact, rtol=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_posterior_at_the_same_time_returns_the_token(process, time):
   np.testing.assert_array_equal(probs, np.eye(VOCAB + 1))
 
 
-@pytest.mark.parametrize('process', PROCESSES, ids=str)
+@pytest.mark.parametrize('process', STILL, ids=str)
 @pytest.mark.parametrize('t, s', [(0.5, 0.25), (1.0, 0.5)])
 def test_visible_token_that_cannot_have_been_resampled_stays(process, t, s):
   """Even where the prediction excludes it."""
@@ -210,13 +210,100 @@ def test_epsilon_zero_is_absorbing_bit_for_bit(delta, t, s):
   )
 
 
+@pytest.mark.parametrize('clock', noise.CLOCKS)
+@pytest.mark.parametrize('delta', [0.0, 0.05])
+@pytest.mark.parametrize('gamma, name', [(0.0, 'absorbing'), (1.0, 'uniform')])
+def test_gamma_at_its_ends_is_absorbing_and_uniform_bit_for_bit(gamma, name, delta, clock):
+  hybrid = noise.gamma_hybrid(VOCAB, gamma, delta, clock)
+  pure = getattr(noise, name)(VOCAB, delta, clock)
+  t, s = (jnp.asarray(x)[:, None] for x in zip(*TIMES, strict=True))
+  x0 = jnp.tile(jnp.arange(400)[None] % VOCAB, (len(TIMES), 1))
+  p0 = jnp.tile(jnp.asarray(p0s()[:1])[None], (len(TIMES), VOCAB + 1, 1))
+  x_t = jnp.tile(jnp.arange(VOCAB + 1)[None], (len(TIMES), 1))
+  pairs = [
+    (p.corrupt(jax.random.key(5), x0, t), p.posterior_probs(p0, x_t, t, s), p.survivals(t))
+    for p in (hybrid, pure)
+  ]
+  for ours, theirs in zip(*(jax.tree.leaves(pair) for pair in pairs), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  for ours, theirs in (
+    (hybrid.changes(t, s), pure.changes(t, s)),
+    (hybrid.rates(0.99 * t), pure.rates(0.99 * t)),  # there is none at t = 1
+    (hybrid.prior_probs(), pure.prior_probs()),
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  assert hybrid.resamples == pure.resamples
+
+
+@pytest.mark.parametrize('process', PROCESSES, ids=str)
+def test_rates_are_the_derivative_of_the_survivals(process):
+  """Central differences of step 1e-5 in float64: relative error of order 1e-7 for t <= 0.95."""
+  t, h = np.array([0.02, 0.3, 0.5, 0.8, 0.95]), 1e-5
+  with jax.enable_x64(True):
+    rates = process.rates(t)
+    sigma_rate = process.sigma_rate(t)
+    slopes = [
+      -(after - before) / (2 * h) / here
+      for after, before, here in zip(
+        *(process.survivals(x) for x in (t + h, t - h, t)), strict=True
+      )
+    ]
+    sigma_slope = (process.sigma(t + h) - process.sigma(t - h)) / (2 * h)
+  for rate, slope in zip(rates, slopes, strict=True):
+    assert rate.dtype == np.float64
+    np.testing.assert_allclose(rate, slope, rtol=1e-6, atol=1e-9)
+  np.testing.assert_allclose(sigma_rate, sigma_slope, rtol=1e-6)
+
+
+@pytest.mark.xfail(
+  strict=True, reason='1 - sin(πt/2) is formed by subtraction', raises=AssertionError
+)
+@pytest.mark.parametrize('gamma', [0.1, 0.5])
+def test_cosine_clock_is_precise_near_its_end(gamma):
+  """float32 at σ of 5, 9 and 12: survivals, changes and σ to 1e-4 of float64."""
+  process = noise.gamma_hybrid(VOCAB, gamma, clock='cosine')
+  survival = np.exp(-np.array([5.0, 9.0, 11.9]))
+  t = (1 - 4 / np.pi * np.arcsin(np.sqrt(survival / 2))).astype(np.float32)  # 1 - sin = 2 sin²
+  zero = np.zeros_like(t)
+  ours = process.survivals(t), process.changes(t, zero), (process.sigma(t),)
+  with jax.enable_x64(True):
+    t, zero = t.astype(np.float64), zero.astype(np.float64)
+    exact = 2 * np.sin(np.pi / 4 * (1 - t)) ** 2
+  a, b = exact ** (1 - gamma), exact**gamma
+  for mine, theirs in zip(ours, ((a, b), (1 - a, 1 - b), (-np.log(exact),)), strict=True):
+    np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize('process', PROCESSES, ids=str)
+def test_survivals_and_changes_are_the_table_in_float64(process):
+  """Changes against plain quotients of survivals, which float64 carries to 1e-15."""
+  with jax.enable_x64(True):
+    for t, s in [*TIMES, (0.0, 0.0)]:
+      expected, before = survivals(process, t), survivals(process, s)
+      np.testing.assert_allclose(process.survivals(t), expected, rtol=1e-12)
+      np.testing.assert_allclose(
+        process.changes(t, s),
+        [1 - x / y for x, y in zip(expected, before, strict=True)],
+        atol=1e-12,
+      )
+
+
+@pytest.mark.parametrize('process', PROCESSES, ids=str)
+def test_resamples_says_whether_a_token_can_turn_into_another(process):
+  """By the marginals, over all times."""
+  t = jnp.linspace(0.0, 1.0, 21)
+  other = process.marginal_probs(jnp.zeros(21, jnp.int32), t)[:, 1]
+  assert process.resamples == bool((other > 0).any())
+
+
 @pytest.mark.parametrize('process', PROCESSES, ids=str)
 def test_every_position_has_its_own_time(process):
   x0_BxL = jnp.asarray([[0, 1, 2], [3, 3, 0]])
   t_L, s_L = jnp.asarray([1.0, 0.5, 0.0]), jnp.asarray([0.5, 0.0, 0.0])
   marginals = process.marginal_probs(x0_BxL, t_L)
   p0_BxLxV = jnp.tile(p0s()[:1, None], (2, 3, 1))
-  x_t_BxL = jnp.asarray([[4, 4, 2], [4, 3, 0]])
+  start = 1 if isinstance(process, noise.Uniform) else VOCAB
+  x_t_BxL = jnp.asarray([[start, start, 2], [start, 3, 0]])
   posteriors = process.posterior_probs(p0_BxLxV, x_t_BxL, t_L, s_L)
   for i in range(3):
     np.testing.assert_allclose(
@@ -225,14 +312,19 @@ def test_every_position_has_its_own_time(process):
     alone = process.posterior_probs(p0_BxLxV[:, i], x_t_BxL[:, i], t_L[i], s_L[i])
     np.testing.assert_allclose(posteriors[:, i], alone, atol=1e-7)
   drawn = process.sample(jax.random.key(6), jnp.zeros((50, 3), jnp.int32), t_L)
-  assert (drawn[:, 0] == VOCAB).all() and (drawn[:, 2] == 0).all()
+  if isinstance(process, noise.Uniform):
+    assert set(np.unique(drawn[:, 0])) == set(range(VOCAB))
+  else:
+    assert (drawn[:, 0] == VOCAB).all()
+  assert (drawn[:, 2] == 0).all()
   assert len(np.unique(drawn[:, 1])) > 1
 
 
 @pytest.mark.parametrize('process', PROCESSES, ids=str)
 def test_sigma_is_the_clock_clipped_at_twelve(process):
   t = np.array([0.0, 1e-6, 0.5, 0.99])
-  exact = -np.log(1 - (1 - process.delta) * t)
+  decay = np.sin(np.pi / 2 * t) if process.clock == 'cosine' else t
+  exact = -np.log(1 - (1 - process.delta) * decay)
   np.testing.assert_allclose(process.sigma(t), exact, rtol=2e-5, atol=1e-9)
   assert float(process.sigma(1.0)) == noise.MAX_SIGMA == 12.0
   near_one = process.sigma(np.float32(1 - 2.0**-24))
@@ -243,8 +335,10 @@ def test_sigma_is_the_clock_clipped_at_twelve(process):
 def test_processes_are_hashable_static_arguments():
   assert noise.absorbing(5) == noise.absorbing(5)
   assert hash(noise.epsilon_hybrid(5, 0.1)) == hash(noise.epsilon_hybrid(5, 0.1))
-  assert len({*PROCESSES, noise.epsilon_hybrid(VOCAB, 0.1), noise.epsilon_hybrid(VOCAB, 0.2)}) == 5
+  assert len({*PROCESSES, noise.epsilon_hybrid(VOCAB, 0.1), noise.gamma_hybrid(VOCAB, 0.2)}) == 11
   assert noise.absorbing(5) != noise.epsilon_hybrid(5, 0.0)
+  assert noise.uniform(5) != noise.gamma_hybrid(5, 1.0)
+  assert noise.uniform(5) != noise.uniform(5, clock='cosine')
 
 
 @pytest.mark.parametrize('process', PROCESSES, ids=str)
@@ -278,8 +372,52 @@ def test_gradient_of_the_posterior_is_finite_at_every_edge():
     (lambda: noise.epsilon_hybrid(4, epsilon=-0.1), 'epsilon'),
     (lambda: noise.epsilon_hybrid(4, epsilon=1.1), 'epsilon'),
     (lambda: noise.epsilon_hybrid(0, epsilon=0.1), 'vocab_size'),
+    (lambda: noise.uniform(0), 'vocab_size'),
+    (lambda: noise.uniform(4, delta=1.0), r'delta .*\[0, 1\).*1\.0'),
+    (lambda: noise.gamma_hybrid(4, gamma=-0.1), r'gamma .*\[0, 1\].*-0\.1'),
+    (lambda: noise.gamma_hybrid(4, gamma=1.1), r'gamma .*\[0, 1\].*1\.1'),
+    (lambda: noise.gamma_hybrid(4, gamma=float('nan')), r'gamma .*\[0, 1\].*nan'),
+    (lambda: noise.absorbing(4, clock='linear'), 'clock .*log_linear, cosine.*linear'),
+    (lambda: noise.gamma_hybrid(4, 0.1, clock='Cosine'), 'clock .*log_linear, cosine.*Cosine'),
   ],
 )
 def test_bad_arguments_are_named(make, word):
   with pytest.raises(ValueError, match=word):
     make()
+
+
+@pytest.mark.parametrize('process', PROCESSES, ids=str)
+@pytest.mark.parametrize(
+  'x0, t, words',
+  [
+    ([0, VOCAB], 0.5, ('x0', '4', '0 to 3')),  # the mask is no clean token
+    ([0, -1], 0.5, ('x0', '-1', '0 to 3')),
+    ([0, 1], [0.5, 1.25], ('t', '1.25', '0 to 1')),
+    ([0, 1], [-0.25, 0.5], ('t', '-0.25', '0 to 1')),
+  ],
+)
+def test_tokens_and_times_out_of_range_are_named(process, x0, t, words):
+  """With value and range; not under jit, where values are unknown."""
+  x0, t = jnp.asarray(x0), jnp.asarray(t)
+  for call in (
+    lambda: process.marginal_probs(x0, t),
+    lambda: process.sample(jax.random.key(0), x0, t),
+    lambda: process.corrupt(jax.random.key(0), x0, t),
+  ):
+    with pytest.raises(ValueError) as error:
+      call()
+    assert str(error.value).startswith(words[0] + ' ')
+    assert all(word in str(error.value) for word in words)
+
+
+def test_check_of_ranges_is_left_out_under_jit():
+  process = noise.gamma_hybrid(VOCAB, 0.5)
+  jitted = jax.jit(type(process).marginal_probs, static_argnums=0)
+  assert jitted(process, jnp.asarray([VOCAB]), jnp.asarray(1.5)).shape == (1, VOCAB + 1)
+
+
+@pytest.mark.parametrize('t, s, word', [(1.5, 0.5, '1.5'), (0.5, -0.25, '-0.25')])
+@pytest.mark.parametrize('process', PROCESSES, ids=str)
+def test_posterior_refuses_times_out_of_range(process, t, s, word):
+  with pytest.raises(ValueError, match=f'[ts] must be from 0 to 1, got {word}'):
+    process.posterior_probs(jnp.asarray(p0s()[0]), jnp.asarray(0), t, s)

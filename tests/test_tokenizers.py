@@ -1,17 +1,14 @@
 import functools
 import os
-import pathlib
 import types
 import unicodedata
 
 import pytest
+from conftest import DATA
 
 from ardiff_jax.data import tokenizers
 from ardiff_jax.errors import UserError
 
-DATA = pathlib.Path(
-  os.environ.get('ARDIFF_DATA', pathlib.Path(__file__).parents[1] / '..' / 'shared' / 'data')
-)
 SENTENCES = [
   f'def function_{i}(x):\n  return x + {i * i}  # the {name} of {i}\n'
   for i in range(200)

@@ -20,7 +20,7 @@ from ardiff_jax.training.state import TrainState, abstract_state, init_state, ma
 from ardiff_jax.training.step import make_train_step
 
 VOCAB = 257
-METHODS = ('ar', 'mdlm', 'epsilon_hybrid', 'slide')
+METHODS = ('ar', 'mdlm', 'epsilon_hybrid', 'slide', 'sedd', 'gamma_hybrid', 'bd3lm')
 
 
 def read_metrics(workdir, split='train'):
@@ -118,6 +118,58 @@ def test_warmup_is_cut_to_the_run_and_decay_spares_scales():
   updates, _ = optimizer.update(zero, state, params)
   np.testing.assert_allclose(updates['kernel'], -0.5)
   np.testing.assert_allclose(updates['scale'], 0.0)
+
+
+def test_clipping_and_adam_b2_move_the_update():
+  def second_update(**change):
+    settings = small_config('ar', 'unused', learning_rate=1.0, warmup_steps=0, weight_decay=0.0)
+    settings.train.update(change)
+    optimizer, _ = make_optimizer(settings.train)
+    params = {'kernel': np.zeros(3, np.float32)}
+    state = optimizer.init(params)
+    for size in (1.0, 10.0):
+      gradient = {'kernel': np.full(3, size, np.float32)}
+      updates, state = optimizer.update(gradient, state, params)
+    return float(updates['kernel'][0])
+
+  # clipped to one norm, both gradients are alike and Adam's step is the learning rate
+  assert second_update(clip_norm=0.1) == pytest.approx(second_update(clip_norm=0.1, adam_b2=0.5))
+  assert second_update(clip_norm=100.0) != pytest.approx(second_update(clip_norm=0.1), rel=1e-2)
+  free = dict(clip_norm=100.0)
+  assert second_update(**free) != pytest.approx(second_update(**free, adam_b2=0.5), rel=1e-2)
+
+
+def test_average_follows_its_decay(text_file):
+  config = small_config('ar', text_file)
+  method = method_lib.build(config, VOCAB, bos_id=256)
+  optimizer, _ = make_optimizer(config.train)
+  mesh = one_device()
+  batch = {'tokens': np.zeros((8, 32), np.int32), 'loss_mask': np.ones((8, 32), bool)}
+  states = {}
+  for decay in (0.0, 0.15, 0.999):
+    state = init_state(method.denoise, optimizer, 32, 0, mesh)
+    step_fn = make_train_step(
+      method.denoise, method.objective, optimizer, ema_decay=decay, accumulate=1, dropout=False
+    )
+    with mesh_lib.use(mesh):
+      args = mesh_lib.repeat(mesh, (batch, method.hyperschedule, jax.random.key(0)))
+      states[decay] = state, jax.jit(step_fn)(state, *args)[0]
+  for decay, (before, after) in states.items():
+    used = min(decay, 2 / 11)  # of the first step
+    jax.tree.map(
+      lambda ema, old, new, used=used: np.testing.assert_allclose(
+        ema, used * old + (1 - used) * new, atol=1e-6
+      ),
+      *(after.ema, before.params, after.params),
+    )
+
+
+def test_only_the_newest_checkpoints_are_kept(text_file, tmp_path):
+  for keep in (1, 2):
+    config = small_config('ar', text_file, steps=3, checkpoint_every=1, keep=keep)
+    loop.train(config, tmp_path / str(keep))
+    steps = sorted(int(p.name) for p in (tmp_path / str(keep) / 'checkpoints').iterdir())
+    assert steps == [3, 2, 1][:keep][::-1]
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -249,8 +301,11 @@ class TestCheckpoints:
     flipped.view(np.uint32)[1, 1] ^= 1 << 31
     prints.add(checkpointing.fingerprint(tree | {'a': flipped}))
     prints.add(checkpointing.fingerprint(tree | {'a': tree['a'][::-1].copy()}))
+    signs = tree | {'a': np.array([[1.5, -1.5, 0.0]] * 2, np.float32)}
+    prints |= {checkpointing.fingerprint(signs)}
+    prints |= {checkpointing.fingerprint(signs | {'a': -signs['a']})}
     prints.add(checkpointing.fingerprint(tree | {'b': np.array([1, 2], np.int32)}))
-    assert len(prints) == 4
+    assert len(prints) == 6
 
 
 class TestRefusals:
@@ -263,13 +318,25 @@ class TestRefusals:
       (dict(hyperschedule=dict(name='block', width=0)), 'width must be from 1 to the length 32'),
       (dict(hyperschedule=dict(name='slide', width=33)), 'width must be from 1 to the length 32'),
       (dict(hyperschedule=dict(num_levels=0)), 'num_levels must be at least 1'),
-      (dict(noise=dict(name='pink')), 'absorbing, epsilon_hybrid'),
+      (dict(noise=dict(name='pink')), 'absorbing, uniform, gamma_hybrid, epsilon_hybrid'),
       (dict(noise=dict(epsilon=2.0)), r'epsilon must be in \[0, 1\]'),
       (dict(objective=dict(name='hinge')), 'next_token, weighted_cross_entropy'),
       (dict(objective=dict(name='next_token')), 'would show the network'),
       (dict(denoiser=dict(context='sideways')), 'block_causal'),
       (dict(model=dict(num_heads=5)), 'num_heads'),
-      (dict(train=dict(accumulate=3)), 'accumulate'),
+      (dict(objective=dict(name='score_entropy')), 'absorbing, uniform or gamma_hybrid'),
+      (dict(train=dict(accumulate=3)), 'must be a multiple of 24'),
+      (dict(train=dict(batch_size=0)), r'train\.batch_size must be at least 1, got 0'),
+      (dict(train=dict(steps=-3)), r'train\.steps must be at least 1'),
+      (dict(train=dict(ema_decay=2.0)), r'ema_decay must be from 0.0 to 1.0'),
+      (dict(train=dict(clip_norm=0.0)), 'clip_norm must be above 0'),
+      (dict(seed=-1), 'seed must be from 0'),
+      (dict(model=dict(dropout=2.0)), r'dropout must be in \[0, 1\)'),
+      (dict(model=dict(num_layers=0)), 'num_layers must be at least 1'),
+      (dict(sampling=dict(sampler='foo')), 'ancestral, acs'),
+      (dict(sampling=dict(steps=0)), 'num_levels must be at least 1'),
+      (dict(sampling=dict(eta=7.0)), r'eta must be in \[0, 1\]'),
+      (dict(objective=dict(time_range=(0.5, 0.2))), 'time_range must rise'),
       (dict(tokenizer=dict(kind='morse')), 'byte, sentencepiece, gpt2'),
       (dict(data=dict(source='/nowhere/text.txt')), '/nowhere/text.txt'),
       (dict(data=dict(length=100_000)), 'shorter than one sequence'),
@@ -281,6 +348,12 @@ class TestRefusals:
     with pytest.raises(UserError, match=message):
       loop.train(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+  def test_next_token_wants_its_own_hyperschedule(self, text_file, tmp_path):
+    config = small_config('ar', text_file)
+    config.hyperschedule.name = 'flat'
+    with pytest.raises(UserError, match='needs hyperschedule autoregressive, got flat'):
+      loop.train(config, tmp_path / 'run')
 
   def test_another_config_corpus_or_vocabulary(self, text_file, tmp_path, monkeypatch):
     workdir = tmp_path / 'run'

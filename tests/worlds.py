@@ -160,3 +160,98 @@ def kernel(keep: float, unmixed: float, vocab_size: int) -> np.ndarray:
   q[:-1, -1] = 1 - keep
   q[-1, -1] = 1.0
   return q
+
+
+def survivals(process, t: float) -> tuple[float, float]:
+  """Returns A(t) and B(t) of any process, from the table of processes."""
+  if t >= 1.0:
+    survival = 0.0
+  else:
+    decay = np.sin(np.pi / 2 * t) if process.clock == 'cosine' else t
+    survival = 1.0 - (1.0 - process.delta) * decay
+  kind = type(process).__name__
+  gamma = {'Absorbing': 0.0, 'Uniform': 1.0}.get(kind, getattr(process, 'gamma', None))
+  if kind == 'EpsilonHybrid':
+    return survival, 1.0 - process.epsilon if t > 0.0 else 1.0
+  return survival ** (1.0 - gamma), survival**gamma  # 0 ** 0 is 1
+
+
+def step_kernel(process, t: float, s: float) -> np.ndarray:
+  """Returns float64[V+1, V+1], the matrix from time s < t to t, from quotients of survivals."""
+  (a_t, b_t), (a_s, b_s) = survivals(process, t), survivals(process, s)
+  return kernel(a_t / a_s, b_t / b_s, process.vocab_size)
+
+
+def posteriors(process, p0s, t: float, s: float) -> np.ndarray:
+  """Returns float64[..., V+1, V+1], p(x_s | x_t) for each law of x_0, float[..., V], by Bayes.
+
+  Axes are x_t then x_s; rows of states that no x_0 leads to are 0.
+  """
+  if s == t:
+    return np.broadcast_to(
+      np.eye(process.vocab_size + 1), (*p0s.shape[:-1], *[p0s.shape[-1] + 1] * 2)
+    )
+  at_s = p0s @ kernel(*survivals(process, s), process.vocab_size)[:-1]
+  joint = (at_s[..., None] * step_kernel(process, t, s)).swapaxes(-1, -2)
+  total = joint.sum(axis=-1, keepdims=True)
+  return joint / np.where(total > 0, total, 1.0)
+
+
+def process_steps(denoise, params, process, hyperschedule: Hyperschedule):
+  """Yields for every step what a bound and a chain are made of.
+
+  Yields:
+    times: float64[L], and those after the step.
+    chains: float64[L, C, V+1], p(x_s of a position | canvas) under the denoiser.
+
+  A network under ε-hybrid noise is taken for one of a weighted cross-entropy: the entry of the
+  visible token is divided by V+1.
+  """
+  vocab_size, length = process.vocab_size, hyperschedule.length
+  for step in range(hyperschedule.num_steps):
+    p0_CxLxV, canvases_CxL = predictions(denoise, params, hyperschedule, step, vocab_size)
+    if type(process).__name__ == 'EpsilonHybrid':
+      here = canvases_CxL[..., None] == np.arange(vocab_size)
+      p0_CxLxV = np.where(here, p0_CxLxV / (vocab_size + 1), p0_CxLxV)
+      p0_CxLxV /= p0_CxLxV.sum(axis=2, keepdims=True)
+    t_L = np.asarray(hyperschedule.levels[step], np.float64) / hyperschedule.num_levels
+    s_L = np.asarray(hyperschedule.levels[step + 1], np.float64) / hyperschedule.num_levels
+    codes = np.arange(len(canvases_CxL))
+    chains = [
+      posteriors(process, p0_CxLxV[:, i], t_L[i], s_L[i])[codes, canvases_CxL[:, i]]
+      for i in range(length)
+    ]
+    yield t_L, s_L, np.stack(chains)
+
+
+def process_bound(denoise, params, process, hyperschedule: Hyperschedule) -> np.ndarray:
+  """Returns float64[N], the bound of every sequence for any process, noise enumerated."""
+  vocab_size, length = process.vocab_size, hyperschedule.length
+  seqs_NxL, canvases_CxL = sequences(vocab_size, length), sequences(vocab_size + 1, length)
+  bound_N = np.zeros(len(seqs_NxL))
+  for t_L, s_L, chains_LxCxY in process_steps(denoise, params, process, hyperschedule):
+    chance_NxC = np.ones((len(seqs_NxL), len(canvases_CxL)))
+    for i in range(length):
+      marginal = kernel(*survivals(process, t_L[i]), vocab_size)
+      chance_NxC *= marginal[np.ix_(seqs_NxL[:, i], canvases_CxL[:, i])]
+    for i in range(length):
+      truth_VxCxY = posteriors(process, np.eye(vocab_size), t_L[i], s_L[i])[:, canvases_CxL[:, i]]
+      with np.errstate(divide='ignore', invalid='ignore'):
+        nats = truth_VxCxY * (np.log(truth_VxCxY) - np.log(chains_LxCxY[i]))
+      kl_NxC = np.where(truth_VxCxY > 0, nats, 0.0).sum(axis=2)[seqs_NxL[:, i]]
+      bound_N += np.where(chance_NxC > 0, chance_NxC * kl_NxC, 0.0).sum(axis=1)
+  return bound_N
+
+
+def process_law(denoise, params, process, hyperschedule: Hyperschedule) -> np.ndarray:
+  """Returns float64[N], the law of the chain that draws from the posteriors of any process."""
+  vocab_size, length = process.vocab_size, hyperschedule.length
+  canvases_CxL = sequences(vocab_size + 1, length)
+  prior = kernel(*survivals(process, 1.0), vocab_size)[0]
+  law_C = np.prod(prior[canvases_CxL], axis=1)
+  for _, _, chains_LxCxY in process_steps(denoise, params, process, hyperschedule):
+    moves = [chains_LxCxY[i][:, canvases_CxL[:, i]] for i in range(length)]
+    law_C = law_C @ np.prod(moves, axis=0)
+  law = law_C.reshape((vocab_size + 1,) * length)[(slice(vocab_size),) * length].reshape(-1)
+  np.testing.assert_allclose(law.sum(), 1.0, atol=1e-9)  # no mask is left, nothing is lost
+  return law

@@ -1,6 +1,6 @@
 """Batches of packed rows: endless and shuffled for training, once and in order to evaluate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -56,13 +56,23 @@ def train_batches(
   )
 
 
-def eval_batches(packed: Packed, *, batch_size: int) -> Iterator[Batch]:
-  """Yields every row once, in order, as {"tokens": int32[B, L], "loss_mask": bool[B, L]}.
+def eval_batches(
+  packed: Packed, *, batch_size: int, rows: Sequence[int] | None = None
+) -> Iterator[Batch]:
+  """Yields rows once, in order, as {"tokens": int32[B, L], "loss_mask": bool[B, L]}.
 
-  The last batch is filled up with copies of the last row whose loss mask is all False.
+  The last batch is filled up with copies of its last row whose loss mask is all False.
+
+  Args:
+    packed: the rows.
+    batch_size: B.
+    rows: which of them; None for all.
   """
-  for start in range(0, len(packed), batch_size):
-    rows = [packed[min(row, len(packed) - 1)] for row in range(start, start + batch_size)]
-    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    batch['loss_mask'][len(packed) - start :] = False
+  rows = range(len(packed)) if rows is None else rows
+  for start in range(0, len(rows), batch_size):
+    items = [packed[int(row)] for row in rows[start : start + batch_size]]
+    count = len(items)
+    items += [items[-1]] * (batch_size - count)
+    batch = {name: np.stack([item[name] for item in items]) for name in items[0]}
+    batch['loss_mask'][count:] = False
     yield batch

@@ -26,14 +26,21 @@ class Likelihood:
   Attributes:
     nats: total.
     tokens: number of tokens it is summed over.
-    stderr: standard error of nats per token, over sequences and the noise drawn for them.
+    stderr: standard error of nats per token, over sequences and the noise drawn for them; None of
+      a single sequence.
     kind: 'exact', or 'bound' for an upper bound.
+    process: the noise of the bound, with its parameter; 'none' when exact.
+    hyperschedule: name of the rows of the bound.
+    law: whose law it is, in words: a bound is of a sampler, not of a network.
   """
 
   nats: float
   tokens: int
-  stderr: float
+  stderr: float | None
   kind: str
+  process: str
+  hyperschedule: str
+  law: str
 
   @property
   def nll_per_token(self) -> float:
@@ -47,31 +54,6 @@ class Likelihood:
   def bits_per_byte(self, num_bytes: int) -> float:
     """Bits per byte of the text, which compares across tokenizers."""
     return self.nats / math.log(2) / num_bytes
-
-
-def describe_law(method: Method) -> str:
-  """Returns whose law the likelihood is of: bounds are of a sampler, not of a network."""
-  if method.is_autoregressive:
-    return 'exact, of autoregressive sampling'
-  schedule = method.hyperschedule.name
-  if method.predicts_scores:
-    return f'upper bound, of the reverse process of {schedule} in continuous time'
-  noise = process_name(method)
-  return (
-    f'upper bound, of {noise} ancestral sampling on {schedule} '
-    'without correction, temperature or truncation'
-  )
-
-
-def process_name(method: Method) -> str:
-  """Returns the noise whose bound is measured, with its parameter."""
-  process = method.generation_process
-  match process:
-    case GammaHybrid():
-      return f'γ-hybrid (γ = {process.gamma})'
-    case Uniform():
-      return 'uniform'
-  return 'absorbing'
 
 
 def measure(
@@ -106,17 +88,28 @@ def measure(
         schedule = mesh_lib.repeat(mesh, method.hyperschedule.prefix(batch['tokens'].shape[1]))
       placed = mesh_lib.place_whole(mesh, batch)
       key = jax.random.fold_in(root, index)
-      nats_B = _batch_nats(
-        method, params, schedule, placed['tokens'], placed['loss_mask'], key, num_samples
-      )
-      nats.append(np.asarray(nats_B, np.float64))
-      counts.append(batch['loss_mask'].sum(axis=1))
-      if report:
+      if report and nats:  # of the batches before, so that the devices need not wait
         done = sum(int(x.sum()) for x in counts)
-        so_far = sum(x.sum() for x in nats) / max(done, 1)
+        so_far = sum(float(x.sum()) for x in nats) / max(done, 1)
         report(done, f'{so_far:.3f} nats/token', done / (time.monotonic() - began))
-  return _summarise(
-    np.concatenate(nats), np.concatenate(counts), 'exact' if method.is_autoregressive else 'bound'
+      nats.append(
+        _batch_nats(
+          method, params, schedule, placed['tokens'], placed['loss_mask'], key, num_samples
+        )
+      )
+      counts.append(batch['loss_mask'].sum(axis=1))
+  nats_N, counts_N = (
+    np.concatenate([np.asarray(x, np.float64) for x in nats]),
+    np.concatenate(counts),
+  )
+  return Likelihood(
+    nats=float(nats_N.sum()),
+    tokens=int(counts_N.sum()),
+    stderr=_stderr(nats_N, counts_N),
+    kind='exact' if method.is_autoregressive else 'bound',
+    process='none' if method.is_autoregressive else _process_name(method),
+    hyperschedule=schedule.name,
+    law=_law(method, schedule.name),
   )
 
 
@@ -145,10 +138,32 @@ def _batch_nats(
   )
 
 
-def _summarise(nats_N: np.ndarray, counts_N: np.ndarray, kind: str) -> Likelihood:
-  """Totals, and the standard error of their ratio over sequences (delta method)."""
+def _stderr(nats_N: np.ndarray, counts_N: np.ndarray) -> float | None:
+  """Standard error of the ratio of the sums over sequences (delta method)."""
   nats_N, counts_N = nats_N[counts_N > 0], counts_N[counts_N > 0]
-  tokens, n = int(counts_N.sum()), len(counts_N)
-  residual_N = nats_N - counts_N * nats_N.sum() / tokens
-  stderr = math.sqrt((residual_N**2).sum() * n / max(n - 1, 1)) / tokens if n > 1 else math.nan
-  return Likelihood(float(nats_N.sum()), tokens, stderr, kind)
+  n = len(counts_N)
+  if n < 2:
+    return None
+  residual_N = nats_N - counts_N * nats_N.sum() / counts_N.sum()
+  return math.sqrt((residual_N**2).sum() * n / (n - 1)) / int(counts_N.sum())
+
+
+def _law(method: Method, schedule: str) -> str:
+  if method.is_autoregressive:
+    return 'exact, of autoregressive sampling'
+  if method.predicts_scores:
+    return f'upper bound, of the reverse process of {schedule} in continuous time'
+  return (
+    f'upper bound, of {_process_name(method)} ancestral sampling on {schedule} '
+    'without correction, temperature or truncation'
+  )
+
+
+def _process_name(method: Method) -> str:
+  process = method.generation_process
+  match process:
+    case GammaHybrid():
+      return f'γ-hybrid (γ = {process.gamma})'
+    case Uniform():
+      return 'uniform'
+  return 'absorbing'

@@ -58,6 +58,13 @@ class TransformerConfig:
   dtype: str = 'float32'
 
   def __post_init__(self):
+    for field, low in _LOWEST.items():
+      if getattr(self, field) < low:
+        raise ValueError(f'{field} must be at least {low}, got {getattr(self, field)}')
+    if not 0.0 <= self.dropout < 1.0:
+      raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
+    if not self.rope_base > 1.0:
+      raise ValueError(f'rope_base must be above 1, got {self.rope_base}')
     if self.model_dim % (2 * self.num_heads):
       raise ValueError(
         f'model_dim {self.model_dim} must be a multiple of 2 x num_heads = {2 * self.num_heads}'
@@ -83,18 +90,19 @@ class TransformerConfig:
     return self.mlp_dim or 4 * self.model_dim
 
 
+_LOWEST = {
+  'vocab_size': 1,
+  'model_dim': 1,
+  'num_layers': 1,
+  'num_heads': 1,
+  'num_kv_heads': 0,
+  'mlp_dim': 0,
+}
 _CHOICES = {
   'norm': ('layernorm', 'rmsnorm'),
   'activation': ('gelu', 'swiglu'),
   'conditioning': ('none', 'adaln'),
   'dtype': ('float32', 'bfloat16'),
-}
-
-# Sizes; everything else of a config is the user's. `small` and `medium` are the papers'.
-PRESETS = {
-  'tiny': dict(model_dim=192, num_layers=4, num_heads=6),
-  'small': dict(model_dim=768, num_layers=12, num_heads=12),
-  'medium': dict(model_dim=1024, num_layers=24, num_heads=16),
 }
 
 
@@ -163,12 +171,16 @@ class Transformer(nn.Module):
     x_BxRxD = _modulate(_norm(cfg, 'final_norm')(x_BxRxD), shift_scale)
     if cfg.tie_embedding:
       kernel_DxV = embedding_VxD[: cfg.vocab_size].T
-      logits = _matmul_2d(x_BxRxD, kernel_DxV.astype(dtype))
     else:
-      logits = Dense((rows,), ('embed', 'vocab'), name='head')(x_BxRxD)[..., : cfg.vocab_size]
-    return nn.with_logical_constraint(
-      logits.astype(jnp.float32), ('batch', 'length', 'activation_vocab')
-    )
+      kernel = self.param(
+        'head',
+        nn.with_logical_partitioning(nn.initializers.lecun_normal(), ('embed', 'vocab')),
+        (cfg.model_dim, rows),
+      )
+      kernel_DxV = kernel[:, : cfg.vocab_size]
+    # bounds are computed from these: the product must not be rounded to a narrower dtype
+    logits = _matmul_2d(x_BxRxD, kernel_DxV.astype(dtype), jnp.float32)
+    return nn.with_logical_constraint(logits, ('batch', 'length', 'activation_vocab'))
 
 
 class Block(nn.Module):
@@ -283,6 +295,7 @@ def _modulate(x: jax.Array, shift_scale: list[jax.Array] | None) -> jax.Array:
   return x * (1.0 + scale) + shift
 
 
-def _matmul_2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _matmul_2d(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
   """x @ kernel over flattened rows: on CPU the gradient of a 3-D product copies its operand."""
-  return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+  y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
+  return y.reshape(*x.shape[:-1], kernel.shape[-1])

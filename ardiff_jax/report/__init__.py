@@ -61,7 +61,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     samples=[sample | {'rows': trace_rows(sample['trace'], tokenizer)} for sample in samples],
   )
   temporary = workdir / 'report.html.tmp'
-  temporary.write_text(page)
+  temporary.write_text(page, encoding='utf-8')
   os.replace(temporary, workdir / 'report.html')
   return workdir / 'report.html'
 

@@ -63,24 +63,24 @@ def generate(
   """
   prior = jax.vmap(lambda key: process.sample(rng.stream(key, 'prior'), tokens[0], jnp.ones(())))
   canvas = jnp.where(given, tokens, prior(keys)).astype(jnp.int32)
+  steps = jnp.arange(hyperschedule.num_steps)
   t_SxL = hyperschedule.levels[:-1] / hyperschedule.num_levels
   s_SxL = hyperschedule.levels[1:] / hyperschedule.num_levels
-  steps = jnp.arange(hyperschedule.num_steps)
   regions_SxL = hyperschedule.regions(steps)
-  active_SxL = regions_SxL == Region.ACTIVE
-  needed_S = (active_SxL & ~given.all(axis=0)[None]).any(axis=1)
+  settle_step = hyperschedule.settle_step
+  may_move_SxL = (regions_SxL == Region.ACTIVE) & ~given.all(axis=0)[None]
+  of_step = jax.vmap(lambda key, step: rng.stream(key, 'step', step), (0, None))
+  keys_SxB = jax.vmap(of_step, (None, 0))(keys, steps)
 
-  def advance(canvas, t_L, s_L, regions_L, step):
-    movable = (regions_L == Region.ACTIVE)[None] & ~given
+  def advance(canvas, t_L, s_L, regions_L, keys_B):
     logits = denoise(
       params,
       canvas,
       sigma=jnp.where(given, 0.0, process.sigma(t_L)[None]),
-      regions=jnp.broadcast_to(regions_L, canvas.shape),
-      settle_step=hyperschedule.settle_step,
+      regions=regions_L,
+      settle_step=settle_step,
     )
-    draw = jax.vmap(lambda key: jax.random.uniform(rng.stream(key, 'step', step), (2, len(t_L))))
-    uniforms = draw(keys)
+    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2, len(t_L))))(keys_B)
     proposal = stepper(
       process,
       Step(
@@ -92,19 +92,18 @@ def generate(
         uniform=uniforms[:, 1],
       ),
     )
+    movable = (regions_L == Region.ACTIVE)[None] & ~given
     return jnp.where(movable, proposal, canvas)
 
   def body(carry, row):
     canvas, calls, redraws = carry
-    t_L, s_L, regions_L, needed, step = row
-    new = jax.lax.cond(
-      needed, advance, lambda canvas, *_: canvas, canvas, t_L, s_L, regions_L, step
-    )
+    needed, *row = row
+    new = jax.lax.cond(needed, advance, lambda canvas, *_: canvas, canvas, *row)
     corrected = ((canvas != process.mask_id) & (new != canvas)).sum(axis=1, dtype=jnp.int32)
     carry = new, calls + needed.astype(jnp.int32), redraws + corrected
     return carry, new if trace else None
 
   start = canvas, jnp.zeros((), jnp.int32), jnp.zeros(canvas.shape[0], jnp.int32)
-  rows = t_SxL, s_SxL, regions_SxL, needed_S, steps
+  rows = may_move_SxL.any(axis=1), t_SxL, s_SxL, regions_SxL, keys_SxB
   (canvas, calls, redraws), canvases = jax.lax.scan(body, start, rows)
   return Samples(canvas, calls, redraws, canvases)

@@ -152,8 +152,8 @@ def restore_ema(workdir: pathlib.Path, abstract_ema: Any) -> tuple[int, Any]:
 def fingerprint(tree: Any) -> str:
   """Returns a checksum of the arrays of a pytree, the same on any mesh.
 
-  Every 32-bit word is multiplied by an odd number that depends on its place, and the products are
-  summed modulo 2^32 for each array: no flipped bit and no swap of two words goes unseen.
+  Each 32-bit word is mixed with its place by a hash, and the hashes are summed modulo 2^32 for each
+  array, so the order of summation does not matter.
   """
   return ' '.join(f'{int(x):08x}' for x in jax.tree.leaves(_checksums(tree)))
 
@@ -165,7 +165,10 @@ def _checksums(tree: Any) -> Any:
     place = jnp.zeros(words.shape, jnp.uint32)
     for axis, size in enumerate(words.shape):
       place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    return (words * (2 * place + 1)).sum(dtype=jnp.uint32)
+    mixed = words ^ (place * jnp.uint32(0x9E3779B9))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finaliser of MurmurHash3
+      mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)
 
   return jax.tree.map(one, tree)
 

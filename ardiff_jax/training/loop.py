@@ -7,6 +7,7 @@ for the log. SIGTERM and SIGINT are noted and acted on between steps.
 import contextlib
 import dataclasses
 import math
+import operator
 import pathlib
 import signal
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 import clu.parameter_overview
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ardiff_jax import mesh as mesh_lib
@@ -66,7 +68,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
       saved.
   """
   mesh = mesh_lib.make_mesh(config.mesh)
-  prepared = _prepare(config, workdir)
+  prepared = _prepare(config, workdir, mesh)
   method, cfg = prepared.method, config.train
   optimizer, schedule = make_optimizer(cfg)
   abstract = abstract_state(method.denoise, optimizer, config.data.length, config.seed, mesh)
@@ -107,6 +109,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         dropout=config.model.dropout > 0.0,
       ),
       donate_argnames='state',
+      out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
     )
     hyperschedule = mesh_lib.repeat(mesh, method.hyperschedule)
     root_key = mesh_lib.repeat(mesh, jax.random.key(config.seed))
@@ -125,32 +128,28 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         saves = step % cfg.checkpoint_every == 0 or last
         if evaluates or saves:
           log.check()
-        if evaluates:
-          _evaluate(config, prepared, state.ema, step, mesh, writer)
-          log.restart_clock()
-        if saves:
+        if saves:  # before looking at the result: after SIGTERM, time is short
           checkpointer.save(step, state, iterator, prepared.description['config'])
         if interrupted:
           checkpointer.wait()
           _say(f'{stop[0]}: saved step {step} of {cfg.steps}; the same command goes on from there')
           return False
+        if evaluates:
+          _evaluate(config, prepared, state.ema, step, mesh, writer)
+          log.restart_clock()
       checkpointer.wait()
   return True
 
 
-def _prepare(config: ConfigDict, workdir: pathlib.Path) -> _Prepared:
+def _prepare(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> _Prepared:
   """Checks the config against the directory, and reads and packs the text.
 
   Raises:
     UserError: bad config, bad text, or a directory started with something else.
   """
   resumes = workdir_lib.exists(workdir)
-  method_lib.build(config, vocab_size=1, bos_id=0)  # complain before reading any text
-  if config.train.batch_size % config.train.accumulate:
-    raise UserError(
-      f'config.train.batch_size={config.train.batch_size} is no multiple of '
-      f'config.train.accumulate={config.train.accumulate}'
-    )
+  _check_numbers(config, mesh)
+  method_lib.check(config)  # complain before reading any text
   old = workdir_lib.read(workdir) if resumes else None
   settings = workdir_lib.to_json(config)
   if old:
@@ -183,21 +182,52 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path) -> _Prepared:
   )
 
 
+_LOWEST = {
+  'seed': 0,
+  'train.steps': 1,
+  'train.batch_size': 1,
+  'train.accumulate': 1,
+  'train.warmup_steps': 0,
+  'train.log_every': 1,
+  'train.eval_every': 1,
+  'train.checkpoint_every': 1,
+  'train.keep': 1,
+  'train.learning_rate': 0.0,
+  'train.weight_decay': 0.0,
+  'train.ema_decay': 0.0,
+  'train.adam_b2': 0.0,
+  'eval.batch_size': 1,
+  'eval.num_samples': 1,
+  'eval.train_sequences': 1,
+}
+_HIGHEST = {'seed': 2**32 - 1, 'train.ema_decay': 1.0, 'train.adam_b2': 1.0}
+
+
+def _check_numbers(config: ConfigDict, mesh: Mesh) -> None:
+  """Raises UserError for a number that no run could work with."""
+  for key, low in _LOWEST.items():
+    value, high = operator.attrgetter(key)(config), _HIGHEST.get(key, math.inf)
+    if not low <= value <= high:
+      bound = f'at least {low}' if high == math.inf else f'from {low} to {high}'
+      raise UserError(f'config.{key} must be {bound}, got {value}')
+  if not config.train.clip_norm > 0.0:
+    raise UserError(f'config.train.clip_norm must be above 0, got {config.train.clip_norm}')
+  parts = config.train.accumulate * mesh.shape['data'] * mesh.shape['fsdp']
+  if config.train.batch_size % parts:
+    raise UserError(
+      f'config.train.batch_size={config.train.batch_size} must be a multiple of {parts}: '
+      'config.train.accumulate times the devices along data and fsdp'
+    )
+
+
 def _evaluate(config, prepared, params, step, mesh, writer) -> None:
   """Writes the likelihood of evenly spread sequences of the valid text."""
   valid = prepared.valid
-  count = min(len(valid), config.eval.train_sequences)
-  rows = np.linspace(0, len(valid) - 1, count).astype(int)
-  spread = [valid[int(row)] for row in rows]
-  size = min(config.eval.batch_size, count)
-  batches = [
-    {name: np.stack([row[name] for row in spread[i : i + size]]) for name in spread[0]}
-    for i in range(0, count - size + 1, size)
-  ]
+  rows = np.linspace(0, len(valid) - 1, min(len(valid), config.eval.train_sequences)).astype(int)
   result = likelihood.measure(
     prepared.method,
     params,
-    batches,
+    pipeline.eval_batches(valid, batch_size=config.eval.batch_size, rows=rows),
     num_samples=config.eval.num_samples,
     seed=config.seed,
     mesh=mesh,
@@ -205,7 +235,7 @@ def _evaluate(config, prepared, params, step, mesh, writer) -> None:
   bits = result.nll_per_token / math.log(2) * len(valid.stream) / valid.num_bytes
   scalars = {
     'nll_per_token': result.nll_per_token,
-    'stderr': result.stderr,
+    'stderr': result.stderr or 0.0,  # 0 of a single sequence, which has none
     'bits_per_byte': bits,  # by the whole text's bytes per token
   }
   writer.write(step, 'valid', scalars, kind=result.kind)
@@ -256,8 +286,8 @@ class _Log:
     for name, value in metrics.compute().items():
       if not np.isfinite(value):
         raise TrainingDiverged(
-          f'{name} is {value} at step {step}; checkpoints before it are kept. '
-          'Lower config.train.learning_rate or config.train.clip_norm'
+          f'{name} is {value} at step {step}; checkpoints before it are kept. Start again in '
+          'another --workdir, with a lower config.train.learning_rate perhaps'
         )
 
 

@@ -40,7 +40,8 @@ def make_train_step(
     objective: loss per position, see `objectives`.
     optimizer: gradient transformation.
     ema_decay: decay of the moving average; early steps use min(decay, (1+step)/(10+step)).
-    accumulate: number of microbatches; the result does not depend on it but for rounding.
+    accumulate: number of microbatches; but for rounding, the result depends on it only through
+      dropout, which is drawn for each microbatch.
     dropout: whether the network draws dropout.
 
   The batch is `{'tokens': int32[B, L], 'loss_mask': bool[B, L]}`; the loss is the mean over its

@@ -22,7 +22,7 @@ class MetricWriter:
       temporary.unlink(missing_ok=True)
       workdir_lib.append(temporary, kept)
       os.replace(temporary, path)
-    self._file = path.open('a', buffering=1)
+    self._file = path.open('a', buffering=1, encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=last_step + 1
     )
