@@ -1,6 +1,7 @@
 """Measures how well a trained model predicts held-out text.
 
-  python -m ardiff_jax.evaluate --workdir=DIR [--data=valid,FILE,...]
+  python -m ardiff_jax.evaluate --workdir=DIR [--data=valid,FILE,...] [--rows=all]
+    [--hyperschedule=block,width=1,num_levels=1] [--process=own]
 
 Prints a table, and appends a line per data set to DIR/eval.jsonl. The figure is exact for AR and
 an upper bound for everything else; beside it stand n-gram models of the same training text, scored
@@ -24,11 +25,29 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
 _DATA = flags.DEFINE_list(
   'data', ['valid'], "What to score: 'valid' (held out of the corpus) or UTF-8 text files."
 )
+_ROWS = flags.DEFINE_string(
+  'rows', '', "Rows of the hyperschedule drawn per sequence, or 'all'; the config's by default."
+)
+_HYPERSCHEDULE = flags.DEFINE_string(
+  'hyperschedule', '', "Another to generate by, e.g. 'block,width=4,num_levels=8'."
+)
+_PROCESS = flags.DEFINE_enum(
+  'process', 'absorbing', ['absorbing', 'own'], 'Noise an ε-hybrid generates by.'
+)
 
 
 def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
-  records = evaluate(directory, _DATA.value)
+  rows = _ROWS.value
+  if rows not in ('', 'all') and not (rows.isdecimal() and int(rows)):
+    raise UserError(f"--rows must be 'all' or a number from 1 up, got {rows!r}")
+  records = evaluate(
+    directory,
+    _DATA.value,
+    rows=rows if rows in ('', 'all') else int(rows),
+    hyperschedule=_HYPERSCHEDULE.value,
+    own_chain=_PROCESS.value == 'own',
+  )
   print(format_table(records))
 
   from ardiff_jax import report
@@ -36,12 +55,22 @@ def main() -> None:
   report.write(directory)
 
 
-def evaluate(directory: pathlib.Path, data: Sequence[str]) -> list[dict[str, Any]]:
+def evaluate(
+  directory: pathlib.Path,
+  data: Sequence[str],
+  *,
+  rows: int | str = '',
+  hyperschedule: str = '',
+  own_chain: bool = False,
+) -> list[dict[str, Any]]:
   """Scores the data sets and appends the records to eval.jsonl.
 
   Args:
     directory: work directory of a trained run.
     data: 'valid', or paths of UTF-8 text files.
+    rows: drawn per sequence, 'all', or '' for the config's number.
+    hyperschedule: see `method.parse_hyperschedule`; '' for the config's.
+    own_chain: whether an ε-hybrid generates by its own noise.
 
   Returns:
     One record per data set, as written.
@@ -55,8 +84,17 @@ def evaluate(directory: pathlib.Path, data: Sequence[str]) -> list[dict[str, Any
   texts = {name: (read_text(name),) for name in data if name != 'valid'}  # complain early
 
   import ardiff_jax
+  from ardiff_jax import method as method_lib
 
   model = ardiff_jax.load(directory)
+  method = model.method
+  if hyperschedule or own_chain:
+    schedule = method.hyperschedule
+    if hyperschedule:
+      schedule = method_lib.parse_hyperschedule(hyperschedule, model.config.data.length)
+    method = method_lib.on_schedule(method, schedule, own_chain)
+  settings = model.config.eval
+  num_samples = None if rows == 'all' else rows or settings.num_samples
   corpus = _training_corpus(directory, model.config)
   if 'valid' in data:
     texts['valid'] = corpus.valid
@@ -64,7 +102,7 @@ def evaluate(directory: pathlib.Path, data: Sequence[str]) -> list[dict[str, Any
   records = []
   for name in data:
     packed = pack(texts[name], model.tokenizer, model.config.data.length, name)
-    record = _score(model, name, packed)
+    record = _score(model, method, num_samples, name, packed)
     record['baselines'] = _baselines(corpus, train, texts[name], packed, model.tokenizer.vocab_size)
     workdir.append(directory / 'eval.jsonl', [record])
     records.append(record)
@@ -82,7 +120,7 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
       f'  {r["kind"]}: {r["law"]}',
       f'  perplexity {"≤ " if bound else ""}{r["perplexity"]:.2f} a token '
       f'= {r["nll_per_token"]:.4f} nats ({error}; process {r["process"]}, '
-      + (f'{r["samples"]} rows drawn a sequence)' if bound else 'no sampling)'),
+      + (f'{r["samples"]} rows a sequence)' if bound else 'no sampling)'),
       '',
       '  bits per byte',
       f'    {"this model":<16}{r["bits_per_byte"]:8.3f}',
@@ -101,13 +139,13 @@ def _training_corpus(directory: pathlib.Path, config) -> Corpus:
   return corpus
 
 
-def _score(model, name: str, packed: Packed) -> dict[str, Any]:
-  settings = model.config.eval
+def _score(model, method, num_samples, name: str, packed: Packed) -> dict[str, Any]:
   progress = Progress(f'evaluate {name}', len(packed.stream))
   result = model.likelihood(
     packed,
-    num_samples=settings.num_samples,
+    num_samples=num_samples,
     seed=model.config.seed,
+    method=method,
     report=progress.show,
   )
   progress.close()
@@ -123,7 +161,7 @@ def _score(model, name: str, packed: Packed) -> dict[str, Any]:
     'law': result.law,
     'process': result.process,
     'hyperschedule': result.hyperschedule,
-    'samples': None if result.kind == 'exact' else settings.num_samples,
+    'samples': None if result.kind == 'exact' else num_samples or 'all',
     'tokenizer': model.tokenizer.name,
     'step': model.step,
   }

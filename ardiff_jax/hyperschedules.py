@@ -106,6 +106,11 @@ class Hyperschedule:
     )
 
   @property
+  def one_at_a_time(self) -> bool:
+    """Whether each position is generated in one step of its own."""
+    return self.num_levels == 1 and len(np.unique(self.settle_step)) == self.length
+
+  @property
   def window(self) -> np.ndarray:
     """int32[S, W], the active positions of each step, ascending, padded with -1."""
     active_SxL = np.asarray(self.regions(np.arange(self.num_steps))) == Region.ACTIVE

@@ -40,12 +40,14 @@ class Method:
     hyperschedule: rows of training and evaluation.
     denoise: the network under the method's attention and alignment.
     objective: the training loss.
+    own_chain: whether an ε-hybrid is measured on its own noise rather than on absorbing noise.
   """
 
   process: Process
   hyperschedule: Hyperschedule
   denoise: Denoiser
   objective: NextToken | WeightedCrossEntropy | ScoreEntropy
+  own_chain: bool = False
 
   @property
   def is_autoregressive(self) -> bool:
@@ -61,7 +63,7 @@ class Method:
   def generation_process(self) -> Process:
     """Noise whose reversal generates, and whose bound is reported: that of training, but absorbing
     noise for an ε-hybrid, whose own chain corrects wrong tokens only at their last step."""
-    if isinstance(self.process, noise.EpsilonHybrid):
+    if isinstance(self.process, noise.EpsilonHybrid) and not self.own_chain:
       return noise.absorbing(self.process.vocab_size, self.process.delta, self.process.clock)
     return self.process
 
@@ -99,6 +101,53 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int) -> Method:
         f'got {config.hyperschedule.name}: its model can generate in no other order'
       )
   return Method(process, schedule, denoise, objective)
+
+
+def on_schedule(method: Method, hyperschedule: Hyperschedule, own_chain: bool) -> Method:
+  """Returns the method generating along other rows than it was trained on.
+
+  Args:
+    method: of a model that is not autoregressive.
+    hyperschedule: over as many positions.
+    own_chain: see `Method`.
+
+  Raises:
+    UserError: the model cannot be used so.
+  """
+  if method.is_autoregressive:
+    raise UserError('the likelihood of an autoregressive model is exact, and of its own order only')
+  if own_chain and not isinstance(method.process, noise.EpsilonHybrid):
+    raise UserError(
+      'only a model with noise epsilon_hybrid has a chain of its own beside absorbing'
+    )
+  old = method.denoise
+  with _blaming('denoiser'):
+    denoise = make_denoiser(
+      old.network,
+      hyperschedule,
+      alignment=old.alignment,
+      context=old.context,
+      window=old.window,
+      bos_id=old.bos_id,
+    )
+  return dataclasses.replace(
+    method, hyperschedule=hyperschedule, denoise=denoise, own_chain=own_chain
+  )
+
+
+def parse_hyperschedule(text: str, length: int) -> Hyperschedule:
+  """Returns the hyperschedule of a flag such as 'block,width=4,num_levels=8'.
+
+  Raises:
+    UserError: it cannot be read, or names what does not exist.
+  """
+  name, *settings = text.split(',')
+  pairs = [setting.partition('=') for setting in settings]
+  if not all(key and value.isdecimal() for key, _, value in pairs):
+    raise UserError(f"hyperschedule {text!r} must look like 'block,width=4,num_levels=8'")
+  numbers = {key: int(value) for key, _, value in pairs}
+  with _blaming('hyperschedule'):
+    return _call(hyperschedules.BY_NAME, {'name': name, **numbers}, length=length)
 
 
 def check(config: ConfigDict) -> None:
@@ -154,6 +203,13 @@ def _call(known: dict[str, Any], settings: ConfigDict | dict, **extra: Any) -> A
   if name not in known:
     raise ValueError(f'unknown name {name!r}; known: {", ".join(known)}')
   parameters = inspect.signature(known[name]).parameters
+  missing = [
+    key
+    for key, parameter in parameters.items()
+    if parameter.default is parameter.empty and key not in settings | extra
+  ]
+  if missing:
+    raise ValueError(f'{name} also needs {", ".join(missing)}')
   return known[name](**{k: v for k, v in (settings | extra).items() if k in parameters})
 
 

@@ -207,14 +207,16 @@ class Model:
     self,
     packed: Packed,
     *,
-    num_samples: int,
+    num_samples: int | None,
     seed: int,
+    method: Method | None = None,
     report: Callable[[int, str, float], None] | None = None,
   ) -> Likelihood:
-    """Returns the likelihood of packed text; arguments as in `likelihood.measure`."""
+    """Returns the likelihood of packed text; arguments as in `likelihood.measure`, where `method`
+    may be the model's on another hyperschedule, see `method.on_schedule`."""
     batch_size = min(self.config.eval.batch_size, len(packed))
     return likelihood.measure(
-      self.method,
+      method or self.method,
       self.params,
       pipeline.eval_batches(packed, batch_size=batch_size),
       num_samples=num_samples,

@@ -83,6 +83,20 @@ def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
       *('byte unigram', 'byte bigram', 'byte trigram', 'token unigram')
     }
 
+  if name == 'mdlm':
+    one_at_a_time = [
+      succeed('evaluate', f'--workdir={workdir}', '--rows=all', f'--hyperschedule={schedule}')
+      for schedule in ('block,width=1,num_levels=1', 'autoregressive')
+    ]
+    assert all('exact, of absorbing' in result.stdout for result in one_at_a_time)
+    block, left_to_right = records(workdir / 'eval.jsonl')[-2:]
+    assert block['kind'] == left_to_right['kind'] == 'exact'
+    assert block['nll_per_token'] == pytest.approx(left_to_right['nll_per_token'], rel=1e-6)
+  if name == 'epsilon_hybrid':
+    succeed('evaluate', f'--workdir={workdir}', '--process=own')
+    own = records(workdir / 'eval.jsonl')[-1]
+    assert own['process'] == 'ε-hybrid (ε = 0.01)' and own['nll_per_token'] > 0
+
   printed = succeed(
     'sample', f'--workdir={workdir}', '--prompt=1 plus', '--num_samples=2', '--steps=4'
   ).stdout
@@ -193,6 +207,8 @@ def test_a_full_disk_is_said_plainly_and_costs_nothing_saved(text_file, tmp_path
     (['train', '--config=configs/ar.py', '--workdri=w'], 'workdri'),
     (['train', '--config=configs/ar.py', 'extra'], "unexpected argument 'extra'"),
     (['evaluate', '--workdir=/nowhere'], 'no config.json'),
+    (['evaluate', '--workdir=/nowhere', '--rows=none'], "must be 'all' or a number"),
+    (['evaluate', '--workdir=/nowhere', '--data='], '--data is empty'),
     (['sample', '--workdir=/nowhere'], 'no config.json'),
     (['sample', '--workdir=/nowhere', '--num_samples=0'], 'num_samples'),
     (['sample', '--workdir=/nowhere', '--out=/no/such/folder/x'], 'no folder'),

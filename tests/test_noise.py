@@ -22,7 +22,7 @@ PROCESSES = [
   noise.uniform(VOCAB, delta=0.1, clock='cosine'),
   noise.gamma_hybrid(VOCAB, gamma=0.1),
   noise.gamma_hybrid(VOCAB, gamma=0.5),
-  noise.gamma_hybrid(VOCAB, gamma=0.5, delta=0.05, clock='cosine'),
+  noise.gamma_hybrid(VOCAB, gamma=0.5, delta=0.1, clock='cosine'),
 ]
 TIMES = [(0.5, 0.25), (0.9, 0.1), (0.3, 0.0), (1.0, 0.75), (1.0, 0.0), (0.51, 0.5)]  # t, s
 

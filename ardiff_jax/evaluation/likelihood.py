@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 
 from ardiff_jax import bounds, rng
 from ardiff_jax import mesh as mesh_lib
+from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
-from ardiff_jax.noise import GammaHybrid, Uniform
+from ardiff_jax.noise import EpsilonHybrid, GammaHybrid, Uniform
 from ardiff_jax.objectives import reading_nats
 
 
@@ -61,7 +62,7 @@ def measure(
   params: dict,
   batches: Iterable[dict[str, np.ndarray]],
   *,
-  num_samples: int,
+  num_samples: int | None,
   seed: int,
   mesh: Mesh,
   report: Callable[[int, str, float], None] | None = None,
@@ -73,7 +74,8 @@ def measure(
     params: parameters of the network, placed on the mesh.
     batches: {'tokens': int32[B, L], 'loss_mask': bool[B, L]}; tokens outside the mask are given,
       and a shorter L than the hyperschedule's takes its prefix.
-    num_samples: rows of the hyperschedule drawn per sequence; unused when exact.
+    num_samples: rows of the hyperschedule drawn per sequence; None visits each row once. Unused
+      when exact.
     seed: of the rows and the noise.
     mesh: devices.
     report: called after every batch with tokens done, a message and tokens per second.
@@ -102,14 +104,19 @@ def measure(
     np.concatenate([np.asarray(x, np.float64) for x in nats]),
     np.concatenate(counts),
   )
+  exact = method.is_autoregressive or (
+    num_samples is None
+    and method.hyperschedule.one_at_a_time
+    and not isinstance(method.generation_process, Uniform)  # its prior is no mask
+  )
   return Likelihood(
     nats=float(nats_N.sum()),
     tokens=int(counts_N.sum()),
     stderr=_stderr(nats_N, counts_N),
-    kind='exact' if method.is_autoregressive else 'bound',
+    kind='exact' if exact else 'bound',
     process='none' if method.is_autoregressive else _process_name(method),
     hyperschedule=schedule.name,
-    law=_law(method, schedule.name),
+    law=_law(method, 'exact' if exact else 'upper bound', schedule.name),
   )
 
 
@@ -121,18 +128,22 @@ def _batch_nats(
   tokens: jax.Array,
   counted: jax.Array,
   key: jax.Array,
-  num_samples: int,
+  num_samples: int | None,
 ) -> jax.Array:
   """Returns float32[B], nats of each sequence."""
   if method.is_autoregressive:
     nats_BxL = reading_nats(method.denoise, params, tokens, hyperschedule)
     return jnp.where(counted, nats_BxL, 0.0).sum(axis=1)
   if method.predicts_scores:
+    if num_samples is None:
+      raise UserError('the bound of a score head is an integral over time: it has no rows to sum')
     plain = dataclasses.replace(method.objective, form='exact', settled_weight=0.0)
     return bounds.score_integral(
       method.denoise, params, plain, hyperschedule, tokens, counted, key, num_samples
     )
   process = method.generation_process
+  if num_samples is None:
+    return bounds.full_sum(method.denoise, params, process, hyperschedule, tokens, counted, key)
   return bounds.monte_carlo(
     method.denoise, params, process, hyperschedule, tokens, counted, key, num_samples
   )
@@ -148,13 +159,13 @@ def _stderr(nats_N: np.ndarray, counts_N: np.ndarray) -> float | None:
   return math.sqrt((residual_N**2).sum() * n / (n - 1)) / int(counts_N.sum())
 
 
-def _law(method: Method, schedule: str) -> str:
+def _law(method: Method, kind: str, schedule: str) -> str:
   if method.is_autoregressive:
-    return 'exact, of autoregressive sampling'
+    return f'{kind}, of autoregressive sampling'
   if method.predicts_scores:
-    return f'upper bound, of the reverse process of {schedule} in continuous time'
+    return f'{kind}, of the reverse process of {schedule} in continuous time'
   return (
-    f'upper bound, of {_process_name(method)} ancestral sampling on {schedule} '
+    f'{kind}, of {_process_name(method)} ancestral sampling on {schedule} '
     'without correction, temperature or truncation'
   )
 
@@ -164,6 +175,8 @@ def _process_name(method: Method) -> str:
   match process:
     case GammaHybrid():
       return f'γ-hybrid (γ = {process.gamma})'
+    case EpsilonHybrid():
+      return f'ε-hybrid (ε = {process.epsilon})'
     case Uniform():
       return 'uniform'
   return 'absorbing'
