@@ -34,14 +34,15 @@ def log_p0s(n=3, vocab_size=VOCAB, scale=2.0):
   return scale * np.random.default_rng(1).standard_normal((n, vocab_size))
 
 
-def states(process, t, n):
-  """Every prediction, x_0 and x_t that x_0 leads to at time t: their indices, int[K] each."""
-  marginal = worlds.kernel(*worlds.survivals(process, t), process.vocab_size)[:-1]
-  n, x0, x_t = np.meshgrid(
-    np.arange(n), np.arange(process.vocab_size), np.arange(process.vocab_size + 1), indexing='ij'
+def grid(process, times, num_predictions=3):
+  """Every time, prediction, x_0 and x_t: their indices, int[K] each, the time of each, float64[K],
+  and whether x_0 leads to x_t then. One shape for all processes, so that they share programs."""
+  times, v = np.asarray(times, np.float64), process.vocab_size
+  k, n, x0, x_t = (
+    x.reshape(-1).astype(np.int32) for x in np.indices((len(times), num_predictions, v, v + 1))
   )
-  possible = marginal[x0, x_t] > 0
-  return n[possible], x0[possible], x_t[possible]
+  marginals = np.stack([worlds.kernel(*worlds.survivals(process, t), v)[:-1] for t in times])
+  return k, n, x0, x_t, times[k], marginals[k, x0, x_t] > 0
 
 
 def softmax(logits):
@@ -57,120 +58,143 @@ def kl(q, p):
 
 # The term of the bound.
 
+STEPS = [
+  *[(0.5, 0.25), (0.9, 0.1), (0.3, 0.0), (1.0, 0.75), (1.0, 0.0), (1e-4, 0.0)],
+  *[(0.5, 0.5 - 1e-6), (0.01, 0.01 - 1e-6), (0.3, 0.3), (1.0, 1.0), (0.0, 0.0)],
+]
+
 
 @pytest.mark.parametrize('process', PROCESSES, ids=str)
-@pytest.mark.parametrize(
-  't, s',
-  [(0.5, 0.25), (0.9, 0.1), (0.3, 0.0), (1.0, 0.75), (1.0, 0.0), (1e-4, 0.0), (0.5, 0.5 - 1e-6)],
-)
-def test_posterior_kl_is_the_kl_of_the_posteriors(process, t, s):
-  """For every x_0 and every state it leads to. Short steps are compared relative to their size:
-  brute force loses some 1e-16/1e-6 of it."""
+def test_posterior_kl_is_the_kl_of_the_posteriors(process):
+  """For every x_0 and every state it leads to, relative to the size of the step: of a step of 1e-6
+  the library's posteriors keep 1e-7, the quotients of the matrices 1e-6."""
   logits = log_p0s()
-  n, x0, x_t = states(process, t, len(logits))
+  k, n, x0, x_t, t, possible = grid(process, [t for t, _ in STEPS])
+  s = np.array([s for _, s in STEPS])[k]
   with jax.enable_x64(True):
-    ours = divergences.posterior_kl(process, jnp.asarray(logits[n]), x0, x_t, t, s)
-    onehot = jnp.asarray(np.eye(VOCAB)[x0])
-    truth = process.posterior_probs(onehot, jnp.asarray(x_t), t, s)
-    predicted = process.posterior_probs(jnp.asarray(softmax(logits)[n]), jnp.asarray(x_t), t, s)
-  assert ours.dtype == np.float64 and ours.shape == n.shape
-  np.testing.assert_allclose(ours, kl(np.asarray(truth), np.asarray(predicted)), rtol=1e-7, atol=1e-14)
-  by_hand = worlds.posteriors(process, softmax(logits), t, s)[n, x_t]  # and against the matrices
-  exact = worlds.posteriors(process, np.eye(VOCAB), t, s)[x0, x_t]
-  np.testing.assert_allclose(ours, kl(exact, by_hand), rtol=1e-6, atol=1e-12)
-  assert (np.asarray(ours) > 1e-9).any()
-
-
-@pytest.mark.parametrize('process', PROCESSES, ids=str)
-@pytest.mark.parametrize('t', [0.0, 0.3, 1.0])
-def test_posterior_kl_of_no_step_is_zero(process, t):
-  logits = log_p0s()
-  n, x0, x_t = states(process, t, len(logits))
-  ours = divergences.posterior_kl(process, jnp.asarray(logits[n], jnp.float32), x0, x_t, t, t)
-  np.testing.assert_array_equal(ours, 0.0)
+    ours = divergences.posterior_kl(
+      process, jnp.asarray(logits[n]), *map(jnp.asarray, (x0, x_t, t, s))
+    )
+    truth, predicted = (
+      np.asarray(process.posterior_probs(jnp.asarray(p0), *map(jnp.asarray, (x_t, t, s))))
+      for p0 in (np.eye(VOCAB)[x0], softmax(logits)[n])
+    )
+  assert ours.dtype == np.float64
+  ours = np.asarray(ours)[possible]
+  np.testing.assert_allclose(ours, kl(truth, predicted)[possible], rtol=1e-7, atol=1e-14)
+  by_hand = np.concatenate(
+    [
+      kl(
+        worlds.posteriors(process, np.eye(VOCAB), t, s)[x0[k == i], x_t[k == i]],
+        worlds.posteriors(process, softmax(logits), t, s)[n[k == i], x_t[k == i]],
+      )
+      for i, (t, s) in enumerate(STEPS)
+    ]
+  )
+  np.testing.assert_allclose(ours, by_hand[possible], rtol=1e-6, atol=1e-11)
+  assert (ours[(t > s)[possible]] > 1e-9).any() and (ours[(t == s)[possible]] == 0).all()
 
 
 @pytest.mark.parametrize('process', PROCESSES, ids=str)
 def test_posterior_kl_is_zero_for_the_truth(process):
-  """A prediction that is sure of x_0, at every edge, in float32."""
-  for t, s in [(0.5, 0.25), (1.0, 0.5), (1.0, 0.0), (0.3, 0.0)]:
-    _, x0, x_t = states(process, t, 1)
-    logits = jnp.where(jnp.arange(VOCAB)[None] == x0[:, None], 0.0, -jnp.inf)
-    ours = divergences.posterior_kl(process, logits, x0, x_t, t, s)
-    np.testing.assert_allclose(ours, 0.0, atol=1e-6)
+  """A prediction that is sure of x_0, at every edge, in float32, and its gradient is finite."""
+  k, _, x0, x_t, t, possible = grid(process, [t for t, _ in STEPS], 1)
+  s = np.array([s for _, s in STEPS])[k]
+  sure = jnp.where(jnp.arange(VOCAB)[None] == x0[:, None], 0.0, -1e4)
+
+  def total(logits):
+    nats = divergences.posterior_kl(
+      process, logits, *map(jnp.asarray, (x0, x_t)), *map(as32, (t, s))
+    )
+    return jnp.where(possible, nats, 0.0).sum(), nats
+
+  gradient, nats = jax.grad(total, has_aux=True)(sure)
+  np.testing.assert_allclose(np.asarray(nats)[possible], 0.0, atol=1e-6)
+  assert np.isfinite(gradient).all()
+
+
+def as32(x):
+  return jnp.asarray(x, jnp.float32)
 
 
 # Its limit.
 
 
 @pytest.mark.parametrize('process', RATED, ids=str)
-@pytest.mark.parametrize('t', [0.01, 0.3, 0.5, 0.9])
-def test_kl_rate_is_the_score_entropy_and_the_limit_of_short_steps(process, t):
-  """A step of 1e-6 differs from its limit by 1e-6 times the rates and their slopes: the two steps
-  of h and 2h are extrapolated, 2·f(h) - f(2h), to the limit within 1e-5."""
-  logits = log_p0s()
-  n, x0, x_t = states(process, t, len(logits))
-  h = 1e-6
+def test_kl_rate_is_the_score_entropy_and_the_limit_of_short_steps(process):
+  """A step of h = 1e-6 differs from its limit by h times the slope of the rate; two steps
+  extrapolate to it, 2·f(h) - f(2h), within 1e-5."""
+  logits, h = log_p0s(), 1e-6
+  _, n, x0, x_t, t, possible = grid(process, [0.01, 0.3, 0.5, 0.9])
+  possible &= process.resamples | (x_t == VOCAB)  # else the limit is 0 by definition
   with jax.enable_x64(True):
-    args = jnp.asarray(logits[n]), x0, x_t
-    rate = divergences.kl_rate(process, *args, t)
-    one, two = (divergences.posterior_kl(process, *args, t, t - k * h) / (k * h) for k in (1, 2))
-    log_score = divergences.log_score_of(process, args[0], jnp.asarray(x_t), t)
+    logits, x0, x_t, t = (jnp.asarray(x) for x in (logits[n], x0, x_t, t))
+    rate = divergences.kl_rate(process, logits, x0, x_t, t)
+    one, two = (
+      np.asarray(divergences.posterior_kl(process, logits, x0, x_t, t, t - m * h)) / (m * h)
+      for m in (1, 2)
+    )
+    log_score = divergences.log_score_of(process, logits, x_t, t)
     score_form = divergences.score_entropy_rate(process, log_score, x0, x_t, t)
-  assert rate.dtype == np.float64
-  np.testing.assert_allclose(2 * one - two, rate, rtol=1e-5, atol=1e-12)
-  np.testing.assert_allclose(score_form, rate, rtol=1e-9, atol=1e-12)
-  assert (np.asarray(rate) > 0.01).any()
+  assert rate.dtype == score_form.dtype == np.float64
+  rate, score_form = (np.asarray(x)[possible] for x in (rate, score_form))
+  np.testing.assert_allclose((2 * one - two)[possible], rate, rtol=1e-5, atol=1e-10)
+  np.testing.assert_allclose(score_form, rate, rtol=1e-8, atol=1e-10)
+  assert (rate > 0.01).any()
 
 
 @pytest.mark.parametrize('process', RATED, ids=str)
 def test_score_entropy_is_the_sum_over_rates(process):
-  """σ'·Σ_{y≠x} Q(y→x)·[s_y - r_y·log s_y + r_y(log r_y - 1)] term by term, with the rates of a
-  finite difference of the noising matrix, for arbitrary scores."""
-  t, h = 0.4, 1e-6
+  """σ'·Σ_{y≠x} Q(y→x)·[s_y - r_y·log s_y + r_y(log r_y - 1)] term by term for arbitrary scores, the
+  rates by central differences of the noising matrix: within 1e-6."""
+  at, h = 0.4, 1e-5
   log_score = log_p0s(scale=1.0)
-  n, x0, x_t = states(process, t, len(log_score))
-  marginal = worlds.kernel(*worlds.survivals(process, t), VOCAB)[:-1]
-  rates = (worlds.step_kernel(process, t + h, t) - worlds.step_kernel(process, t, t - h * 0.5)) / (
-    0.5 * h
-  )  # of y into x
-  rates = (worlds.step_kernel(process, t + h, t - h) - np.eye(VOCAB + 1)) / (2 * h)
+  _, n, x0, x_t, t, possible = grid(process, [at])
+  marginal = worlds.kernel(*worlds.survivals(process, at), VOCAB)[:-1]
+  rates = (worlds.step_kernel(process, at + h, at - h) - np.eye(VOCAB + 1)) / (2 * h)  # y into x
   expected = np.zeros(len(n))
-  for k in range(len(n)):
-    for y in range(VOCAB):
-      if y != x_t[k] and rates[y, x_t[k]] > 0:
-        r = marginal[x0[k], y] / marginal[x0[k], x_t[k]]
-        constant = r * (np.log(r) - 1) if r > 0 else 0.0
-        log_s = log_score[n[k], y]
-        expected[k] += rates[y, x_t[k]] * (np.exp(log_s) - r * log_s + constant)
+  for k in np.flatnonzero(possible):
+    for y in set(range(VOCAB)) - {x_t[k]}:
+      r = marginal[x0[k], y] / marginal[x0[k], x_t[k]]
+      constant = r * (np.log(r) - 1) if r > 0 else 0.0
+      log_s = log_score[n[k], y]
+      expected[k] += rates[y, x_t[k]] * (np.exp(log_s) - r * log_s + constant)
   with jax.enable_x64(True):
-    ours = divergences.score_entropy_rate(process, jnp.asarray(log_score[n]), x0, x_t, t)
-  np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    args = (jnp.asarray(x) for x in (log_score[n], x0, x_t, t))
+    ours = np.asarray(divergences.score_entropy_rate(process, *args))
+  np.testing.assert_allclose(ours[possible], expected[possible], rtol=1e-4, atol=1e-9)
+  assert (expected > 0.01).any()
 
 
 @pytest.mark.parametrize('process', RATED, ids=str)
-@pytest.mark.parametrize('t', [0.05, 0.5, 0.95])
-def test_gradient_of_the_score_entropy_is_zero_at_the_true_ratios(process, t):
+def test_gradient_of_the_score_entropy_is_zero_at_the_true_ratios(process):
   """Averaged over x_0 given x_t, for data of LAW; and not at other scores."""
-  marginal = worlds.kernel(*worlds.survivals(process, t), VOCAB)[:-1]
-  _, x0, x_t = states(process, t, 1)
-  mixed = LAW @ marginal
-  weight = LAW[x0] * marginal[x0, x_t]
-  log_ratio = np.log(np.where(mixed[:-1] > 0, mixed[:-1], 1.0))[None] - np.log(mixed[x_t])[:, None]
+  times = [0.05, 0.5, 0.95]
+  k, _, x0, x_t, t, possible = grid(process, times, 1)
+  marginals = np.stack([worlds.kernel(*worlds.survivals(process, t), VOCAB)[:-1] for t in times])
+  mixed = LAW @ marginals  # [times, V+1]
+  here = np.where(possible, mixed[k, x_t], 1.0)
+  weight = np.where(possible, LAW[x0] * marginals[k, x0, x_t] / here, 0.0)
+  log_ratio = np.log(np.where(mixed > 0, mixed, 1.0))[k, :VOCAB] - np.log(here)[:, None]
+  group = k * (VOCAB + 1) + x_t  # of the same x_t and t: x_0 is averaged over
 
-  def average(log_score, state):
-    nats = divergences.score_entropy_rate(process, log_score, x0, x_t, t)
-    return (jnp.where(x_t == state, weight, 0.0) * nats).sum() / mixed[state]
+  def gradient(log_score):
+    with jax.enable_x64(True):
+      args = [jnp.asarray(x) for x in (x0, x_t, t)]
+      each = jax.grad(
+        lambda x: (
+          jnp.asarray(weight)
+          * jnp.where(possible, divergences.score_entropy_rate(process, x, *args), 0.0)
+        ).sum()
+      )(jnp.asarray(log_score))
+    return np.stack([np.asarray(each)[group == g].sum(axis=0) for g in range(group.max() + 1)])
 
-  with jax.enable_x64(True):
-    weight = jnp.asarray(weight)
-    gradient = jax.grad(average)
-    for state in np.unique(x_t):
-      at_truth = gradient(jnp.asarray(log_ratio), state).sum(axis=0)
-      elsewhere = gradient(jnp.asarray(log_ratio + 0.3), state).sum(axis=0)
-      np.testing.assert_allclose(at_truth, 0.0, atol=1e-12)
-      if process.resamples or state == VOCAB:  # a visible token under absorbing noise stays
-        assert (np.abs(elsewhere) > 1e-6).sum() == VOCAB - (state < VOCAB)  # not at x_t itself
+  np.testing.assert_allclose(gradient(log_ratio), 0.0, atol=1e-11)
+  elsewhere = np.abs(gradient(log_ratio + 0.3)) > 1e-6
+  for g, count in enumerate(elsewhere.sum(axis=1)):
+    state = g % (VOCAB + 1)
+    moves = mixed[g // (VOCAB + 1), state] > 0 and (process.resamples or state == VOCAB)
+    assert count == (VOCAB - (state < VOCAB) if moves else 0)  # not at x_t itself
 
 
 # Their common reduction.
@@ -210,21 +234,19 @@ def test_gradient_of_softmax_stats_is_that_of_autodiff():
 def test_gradient_of_the_kl_rate_is_that_of_finite_differences():
   """Through every branch of x_t, central differences of 1e-5 in float64."""
   process = noise.gamma_hybrid(VOCAB, 0.3)
-  logits = log_p0s(2)
-  n, x0, x_t = states(process, 0.4, 2)
-  logits, step = logits[n], 1e-5
+  _, n, x0, x_t, t, _ = grid(process, [0.4])
+  logits, step = log_p0s()[n], 1e-5
   with jax.enable_x64(True):
+    x0, x_t, t = (jnp.asarray(x) for x in (x0, x_t, t))
     for f in (
-      lambda x: divergences.kl_rate(process, x, x0, x_t, 0.4).sum(),
-      lambda x: divergences.posterior_kl(process, x, x0, x_t, 0.4, 0.2).sum(),
+      lambda x: divergences.kl_rate(process, x, x0, x_t, t),
+      lambda x: divergences.posterior_kl(process, x, x0, x_t, t, t / 2),
     ):
-      gradient = jax.grad(f)(jnp.asarray(logits))
+      gradient = jax.grad(lambda x, f=f: f(x).sum())(jnp.asarray(logits))
       for y in range(VOCAB):
-        for k in range(0, len(n), 5):
-          nudge = np.zeros_like(logits)
-          nudge[k, y] = step
-          slope = (f(jnp.asarray(logits + nudge)) - f(jnp.asarray(logits - nudge))) / (2 * step)
-          np.testing.assert_allclose(gradient[k, y], slope, rtol=1e-6, atol=1e-8)
+        nudge = step * np.eye(VOCAB)[y][None]
+        slope = (f(jnp.asarray(logits + nudge)) - f(jnp.asarray(logits - nudge))) / (2 * step)
+        np.testing.assert_allclose(gradient[:, y], slope, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize('vocab_size', [2, 4, 1000])
@@ -243,54 +265,50 @@ def test_leave_one_out_undoes_what_a_visible_token_adds(vocab_size):
 # One token: the integral of the rate, and what is left at its end, is the entropy.
 
 
-def integral(rate_of, process, end, nodes=400):
-  """∫_0^end of the mean over LAW and its noise, by Gauss-Legendre nodes dense at both ends.
-
-  rate_of(x0, x_t, t): float64[K] -> float64[K].
-  """
-  u, weight = np.polynomial.legendre.leggauss(nodes)
+def nodes(end, count=300):
+  """Times in (0, end) and their weights: Gauss-Legendre, dense at both ends, where the rate may
+  grow like a logarithm; with every x_0 and x_t: float64[K], float64[K], int32[K], int32[K]."""
+  u, weight = np.polynomial.legendre.leggauss(count)
   u, weight = (u + 1) / 2, weight / 2
-  t = end * (1 - (1 - u**4) ** 4)  # singular like log t at 0, and at 1 like log(1 - t)
-  slope = end * 16 * (1 - u**4) ** 3 * u**3
-  t, weight, x0, x_t = (
-    x.reshape(-1)
-    for x in np.broadcast_arrays(
-      t[:, None, None],
-      (weight * slope)[:, None, None],
-      np.arange(VOCAB)[None, :, None],
-      np.arange(VOCAB + 1)[None, None],
-    )
-  )
-  with jax.enable_x64(True):
-    marginal = np.asarray(process.marginal_probs(jnp.asarray(x0), jnp.asarray(t)))
-    chance = LAW[x0] * marginal[np.arange(len(t)), x_t]
-    seen = chance > 0
-    rate = np.asarray(rate_of(x0[seen], x_t[seen], jnp.asarray(t[seen])))
-  return float((weight[seen] * chance[seen] * rate).sum())
+  t = end * (1 - (1 - u**4) ** 4)
+  weight = weight * end * 16 * (1 - u**4) ** 3 * u**3
+  k, x0, x_t = (x.reshape(-1) for x in np.indices((count, VOCAB, VOCAB + 1)))
+  return t[k], weight[k], x0.astype(np.int32), x_t.astype(np.int32)
+
+
+def integrate(process, rate_of, end):
+  """∫_0^end of the mean over LAW and its noise of rate_of(x0, x_t, t), all float64."""
+  t, weight, x0, x_t = nodes(end)
+  inside = jnp.asarray(t), jnp.asarray(x0), jnp.asarray(x_t)
+  marginal = np.asarray(process.marginal_probs(inside[1], inside[0]))
+  chance = LAW[x0] * marginal[np.arange(len(t)), x_t]
+  rate = np.asarray(rate_of(inside[1], inside[2], inside[0]))
+  return float(np.where(chance > 0, weight * chance * rate, 0.0).sum())
 
 
 @pytest.mark.parametrize('gamma', [0.0, 0.01, 0.1, 0.3, 1.0])
-@pytest.mark.parametrize('end, delta', [(0.3, 0.0), (0.9, 0.0), (1.0, 0.0), (1.0, 0.05)])
+@pytest.mark.parametrize('end, delta', [(0.3, 0.0), (0.9, 0.0), (1 - 1e-5, 0.0), (0.9, 0.05)])
 def test_gamma_integral_and_its_end_are_the_entropy(gamma, end, delta):
-  """∫ E[kl_rate] up to t1 + E KL(q_t1(.|x_0) ‖ q_t1(.|p0)), with p0 the data's law, to 1e-6 (t1
-  below 1). Up to t1 = 1 with δ = 0 nothing is left and the integral alone is the entropy, to 1e-4;
-  with δ > 0 what is left just before t = 1 is taken at 1-."""
+  """∫ E[kl_rate] up to t1 + E KL(q_t1(.|x_0) ‖ q_t1(.|p0)), with p0 the data's law: within 1e-6.
+
+  At t1 = 1 - 1e-5, as far as training goes, σ is 11.5: the rest is 4e-6 for γ = 0, 3e-2 for
+  γ = 0.1 (whose tokens are resampled late: B = e^(-γσ), A = e^(-(1-γ)σ)), and never more.
+  """
   process = noise.gamma_hybrid(VOCAB, gamma, delta)
-  log_law = jnp.asarray(np.log(LAW), jnp.float64) if jax.config.jax_enable_x64 else np.log(LAW)
-  ours = integral(
-    lambda x0, x_t, t: divergences.kl_rate(
-      process, jnp.tile(jnp.asarray(log_law)[None], (len(x0), 1)), x0, x_t, t
-    ),
-    process,
-    end,
-  )
-  last = worlds.kernel(*worlds.survivals(process, min(end, 1 - 1e-12)), VOCAB)[:-1]
+  with jax.enable_x64(True):
+    ours = integrate(
+      process,
+      lambda x0, x_t, t: divergences.kl_rate(
+        process, jnp.tile(jnp.asarray(np.log(LAW))[None], (len(x0), 1)), x0, x_t, t
+      ),
+      end,
+    )
+  last = worlds.kernel(*worlds.survivals(process, end), VOCAB)[:-1]
   left = LAW @ kl(last, (LAW @ last)[None])
-  np.testing.assert_allclose(ours + left, ENTROPY, atol=1e-6 if end < 1 else 1e-4)
-  if end == 1.0 and delta == 0.0:
+  np.testing.assert_allclose(ours + left, ENTROPY, atol=1e-6)
+  assert left > 1e-12
+  if end > 0.99:
     np.testing.assert_allclose(ours, ENTROPY, atol=1e-3)
-  else:
-    assert left > 1e-4
 
 
 @pytest.mark.parametrize('gamma, published', [(0.01, 0.7253), (0.1, 0.6292), (0.3, 0.4802)])
@@ -300,35 +318,39 @@ def test_released_weighting_falls_below_the_entropy(gamma, published):
   process = noise.gamma_hybrid(VOCAB, gamma)
 
   def rate_of(x0, x_t, t):
-    sigma = np.asarray(process.sigma(t))
-    up, u = np.expm1(sigma), np.expm1(sigma) / (np.expm1(sigma) + VOCAB)
-    marginal = np.stack([process.marginal_probs(np.full(len(x0), x), t) for x in range(VOCAB)])
-    given = LAW[:, None] * marginal[:, np.arange(len(x0)), x_t]
-    given /= given.sum(axis=0)  # of x_0, [V, K]
-    y = np.arange(VOCAB)[None]
-    score = np.zeros((len(x0), VOCAB))
-    for x in range(VOCAB):
-      masked = np.where(y == x, (1 / up)[:, None], 0.0)
-      same = np.broadcast_to(u[:, None], score.shape)
-      other = np.where(y == x, (1 / u)[:, None], 1.0)
-      ratio = np.where((x_t == x)[:, None], same, other)
-      score += given[x][:, None] * np.where((x_t == VOCAB)[:, None], masked, ratio)
-    return divergences.released_rate(process, jnp.log(jnp.asarray(score)), x0, x_t, t)
+    up = np.expm1(np.asarray(process.sigma(t)))
+    u = up / (up + VOCAB)
+    ratios, given = [], []
+    for x in range(VOCAB):  # were x_0 this
+      at_x = np.arange(VOCAB)[None] == x
+      masked = np.where(at_x, (1 / up)[:, None], 0.0)
+      other = np.where(at_x, (1 / u)[:, None], 1.0)
+      visible = np.where((x_t == x)[:, None], u[:, None], other)
+      ratios.append(np.where((x_t == VOCAB)[:, None], masked, visible))
+      marginal = np.asarray(process.marginal_probs(jnp.full_like(x0, x), t))
+      given.append(LAW[x] * marginal[np.arange(len(x_t)), x_t])
+    given = np.stack(given) / np.sum(given, axis=0)
+    best = (given[..., None] * np.stack(ratios)).sum(axis=0)
+    return divergences.released_rate(process, jnp.log(jnp.asarray(best)), x0, x_t, t)
 
-  ours = integral(rate_of, process, 1.0)
+  with jax.enable_x64(True):
+    ours = integrate(process, rate_of, 1 - 1e-5)
   assert ours < ENTROPY - 0.01
-  np.testing.assert_allclose(ours, published, atol=2e-3)
+  np.testing.assert_allclose(ours, published, atol=1e-3)
 
 
 @pytest.mark.parametrize('delta', [0.0, 0.01, 0.3])
-@pytest.mark.parametrize('name, gamma', [('absorbing', 0.0), ('uniform', 1.0), ('gamma_hybrid', 0.3)])
+@pytest.mark.parametrize(
+  'name, gamma', [('absorbing', 0.0), ('uniform', 1.0), ('gamma_hybrid', 0.3)]
+)
 def test_terminal_kl_is_what_is_left_before_the_end(name, gamma, delta):
+  """The library looks 6e-8 before t = 1."""
   args = (gamma,) if name == 'gamma_hybrid' else ()
   process = getattr(noise, name)(VOCAB, *args, delta)
-  a, b = delta ** (1 - gamma), delta**gamma
-  last = worlds.kernel(a, b, VOCAB)
+  last = worlds.kernel(delta ** (1 - gamma), delta**gamma, VOCAB)
   expected = kl(last[0], last[:-1].mean(axis=0))
-  with jax.enable_x64(True):  # the time is 6e-8 before the end
-    np.testing.assert_allclose(divergences.terminal_kl(process), expected, rtol=1e-3, atol=1e-4)
-  np.testing.assert_allclose(divergences.terminal_kl(process), expected, rtol=1e-3, atol=1e-4)
-  assert (expected > 1e-3) == (delta > 0.0)
+  with jax.enable_x64(True):
+    exact = divergences.terminal_kl(process)
+  np.testing.assert_allclose(exact, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(divergences.terminal_kl(process), exact, rtol=1e-4, atol=1e-6)
+  assert (expected > 1e-4) == (delta > 0.0)
