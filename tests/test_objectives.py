@@ -12,15 +12,25 @@ from worlds import (
   arbitrary_denoise,
   arbitrary_params,
   index_of,
+  kernel,
   predictions,
+  sequences,
+  step_kernel,
+  survivals,
   uniform_denoise,
 )
 
-from ardiff_jax import noise
+from ardiff_jax import divergences, noise
 from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, slide
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
-from ardiff_jax.objectives import Examples, NextToken, WeightedCrossEntropy, split_row
+from ardiff_jax.objectives import (
+  Examples,
+  NextToken,
+  ScoreEntropy,
+  WeightedCrossEntropy,
+  split_row,
+)
 
 VOCAB, LENGTH = 3, 2
 X0 = np.array([2, 0])
@@ -243,6 +253,240 @@ def test_split_row_is_floor_and_fraction(num_steps):
   np.testing.assert_allclose(step + within, exact, rtol=1e-6)
   assert (step >= 0).all() and (step < num_steps).all()
   assert (within >= 0).all() and (within < 1).all()
+
+
+@pytest.mark.parametrize(
+  'low, high, continuous_time', [(0.3, 0.8, True), (0.45, 1.0, False), (0.0, 0.5, True)]
+)
+def test_time_range_bounds_the_times(low, high, continuous_time):
+  """Every position in work is shown a time within the range, which the times fill; a tenth of it
+  either side of the middle, the share of masks is the time's, within 5 standard errors."""
+  calls = []
+  process, schedule, n = noise.absorbing(VOCAB), flat(2, 10), 20_000
+  objective = WeightedCrossEntropy(process, continuous_time=continuous_time, time_range=[low, high])
+  grid = (np.arange(n) + 0.5) / n
+  loss = objective(
+    recorder(calls), arbitrary_params(3, VOCAB, LENGTH), examples(X0, grid), schedule
+  )
+  (call,) = calls
+  t = -np.expm1(-np.asarray(call['sigma'], np.float64))
+  t = np.where(np.asarray(call['sigma']) >= noise.MAX_SIGMA, 1.0, t)
+  assert (t >= low - 1e-5).all() and (t <= high + 1e-5).all()
+  step = (high - low) / 10
+  assert t.min() <= low + step + 1e-5 and t.max() >= high - step - 1e-5
+  masked = np.asarray(call['canvas']) == VOCAB
+  error = np.sqrt((t * (1 - t)).sum()) + 1e-9
+  assert abs(masked.sum() - t.sum()) <= 5 * error
+  # a mask weighs c/t whatever the range: S·drop/T is 1 here; in discrete steps as much as the
+  # clock moves, (high - low)/T of the way, is revealed
+  weight = 1 / t if continuous_time else schedule.num_steps * step / t
+  nats = np.asarray(loss) / weight
+  codes = index_of(np.asarray(call['canvas']), VOCAB + 1)
+  probs_CxLxV, _ = predictions(
+    arbitrary_denoise, arbitrary_params(3, VOCAB, LENGTH), schedule, 0, VOCAB
+  )
+  expected = -np.log(probs_CxLxV[codes][:, np.arange(LENGTH), X0])
+  np.testing.assert_allclose(nats, np.where(masked, expected, 0.0), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('time_range', [(0.5, 0.5), (0.8, 0.2), (-0.1, 1.0), (0.0, 1.1)])
+def test_time_range_outside_the_unit_interval_is_refused(time_range):
+  with pytest.raises(ValueError, match=r'time_range .*\[0, 1\]'):
+    WeightedCrossEntropy(PROCESSES[0], time_range=time_range)
+
+
+# Score entropy.
+
+SCORED = [
+  noise.absorbing(VOCAB),
+  noise.uniform(VOCAB),
+  noise.gamma_hybrid(VOCAB, 0.3),
+  noise.gamma_hybrid(VOCAB, 0.5, delta=0.1, clock='cosine'),
+]
+
+
+def score_terms(process, p0_CxLxV, x0_L, t_L, moves_L):
+  """float64[C, L], σ'·Σ_{y≠x} Q(y→x)·[s - r·log s + r(log r - 1)] for every canvas of the world,
+  the rates by central differences of the noising matrix; and the chance of each canvas."""
+  canvases_CxL = sequences(VOCAB + 1, LENGTH)
+  terms, chance_C = np.zeros((len(canvases_CxL), LENGTH)), np.ones(len(canvases_CxL))
+  h = 1e-5
+  for i in range(LENGTH):
+    marginal = kernel(*survivals(process, t_L[i]), VOCAB)[:-1]
+    chance_C *= marginal[x0_L[i], canvases_CxL[:, i]]
+    if not moves_L[i]:
+      continue
+    rates = (step_kernel(process, t_L[i] + h, t_L[i] - h) - np.eye(VOCAB + 1)) / (2 * h)
+    for c, x in enumerate(canvases_CxL[:, i]):
+      if marginal[x0_L[i], x] == 0:
+        continue
+      predicted = p0_CxLxV[c, i] @ marginal
+      for y in set(range(VOCAB)) - {x}:
+        r, s = marginal[x0_L[i], y] / marginal[x0_L[i], x], predicted[y] / max(predicted[x], 1e-300)
+        if rates[y, x] > 0:
+          constant = r * (np.log(r) - 1) - r * np.log(s) if r > 0 else 0.0
+          terms[c, i] += rates[y, x] * (s + constant)
+  return terms, chance_C
+
+
+@pytest.mark.parametrize(
+  'process, schedule',
+  [*((p, SCHEDULES[2]) for p in SCORED), *((SCORED[2], s) for s in SCHEDULES[:2])],
+  ids=lambda x: getattr(x, 'name', str(x)),
+)
+def test_score_entropy_is_the_formula(process, schedule):
+  """At each row and a time within it: the mean over 20,000 draws is within 5 standard errors
+  (below 3 % of the value) of S·drop/T times the rate, noise enumerated."""
+  params = arbitrary_params(3, VOCAB, LENGTH)
+  n, within = 20_000, 0.4
+  steps, total = schedule.num_steps, schedule.num_levels
+  rows = np.repeat(np.arange(steps), n)
+  batch = examples(X0, (rows + within) / steps)
+  loss = np.asarray(run(ScoreEntropy(process), arbitrary_denoise, params, batch, schedule))
+  for step in range(steps):
+    drop_L = schedule.levels[step] - schedule.levels[step + 1]
+    t_L = (schedule.levels[step] - within * drop_L) / total
+    p0_CxLxV, _ = predictions(arbitrary_denoise, params, schedule, step, VOCAB)
+    terms, chance_C = score_terms(process, p0_CxLxV, X0, t_L, drop_L > 0)
+    expected_L = steps * drop_L / total * (chance_C @ terms)
+    mine = loss[rows == step].astype(np.float64)
+    error_L = mine.std(axis=0) / np.sqrt(n)
+    assert (np.abs(mine.mean(axis=0) - expected_L) <= 5 * error_L + 1e-5).all()
+    assert (error_L <= 0.03 * expected_L).all()
+    np.testing.assert_array_equal(mine[:, drop_L == 0], 0.0)
+
+
+@pytest.mark.parametrize('form', ['exact', 'released'])
+@pytest.mark.parametrize('process', SCORED, ids=str)
+def test_score_head_with_the_scores_of_a_prediction_has_its_loss(process, form):
+  """The head gives log s + log(e^σ - 1) + log V; what it says of the present token is ignored."""
+  params = arbitrary_params(3, VOCAB, LENGTH)
+
+  def score_denoise(params, canvas, *, sigma, **kwargs):
+    logits = arbitrary_denoise(params, canvas, sigma=sigma, **kwargs)
+    t = (1 - jnp.exp(-sigma)) / (1 - process.delta)
+    if process.clock == 'cosine':
+      t = jnp.arcsin(jnp.minimum(t, 1.0)) * 2 / jnp.pi
+    t = jnp.where(sigma > 0, t, 0.5)  # of rows at rest nothing is looked at
+    scores = divergences.log_score_of(process, logits, canvas, t)
+    scores += 3.0 * jax.nn.one_hot(canvas, VOCAB)
+    sigma = process.sigma(t)
+    return scores + (jnp.log(jnp.expm1(sigma)) + jnp.log(VOCAB))[..., None]
+
+  grid = np.linspace(0.01, 0.97, 64)
+  ours, theirs = (
+    np.asarray(ScoreEntropy(process, head, form)(denoise, params, examples(X0, grid), flat(2, 3)))
+    for head, denoise in (('score', score_denoise), ('x0', arbitrary_denoise))
+  )
+  np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+  assert np.abs(theirs).max() > 0.1
+
+
+@pytest.mark.parametrize('gamma, pure', [(0.0, SCORED[0]), (1.0, SCORED[1])])
+@pytest.mark.parametrize('head', ['x0', 'score'])
+def test_gamma_at_its_ends_has_the_loss_of_absorbing_and_uniform(gamma, pure, head):
+  """Bit for bit, outside jit, which may join operations differently."""
+  losses = [
+    ScoreEntropy(process, head)(
+      arbitrary_denoise,
+      arbitrary_params(3, VOCAB, LENGTH),
+      examples(X0, np.linspace(0, 0.99, 64)),
+      slide(2, 2, 3),
+    )
+    for process in (pure, noise.gamma_hybrid(VOCAB, gamma))
+  ]
+  np.testing.assert_array_equal(*losses)
+  assert (losses[0] != 0).any()
+
+
+def test_score_entropy_of_absorbing_noise_is_the_weighted_cross_entropy():
+  """Same draws, same loss: MDLM's identity, in continuous time."""
+  losses = [
+    objective(
+      arbitrary_denoise,
+      arbitrary_params(3, VOCAB, LENGTH),
+      examples(X0, np.linspace(0.01, 0.99, 64)),
+      slide(2, 2, 3),
+    )
+    for objective in (ScoreEntropy(SCORED[0]), WeightedCrossEntropy(SCORED[0]))
+  ]
+  np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-5)
+  assert (losses[0] > 0).any()
+
+
+@pytest.mark.parametrize('width', [1, 3])
+def test_settled_weight_is_the_formula(width):
+  """Cross-entropy of the settled tokens, mean over them, each times b/(n-1) for its block b among
+  n settled ones: 1 if there is one, nothing if none is settled."""
+  tokens = np.array([0, 1, 2, 2, 1, 0, 1])
+  schedule = block(7, 2, 2)
+  grid = (np.arange(schedule.num_steps) + 0.5) / schedule.num_steps
+  process = noise.gamma_hybrid(VOCAB, 0.3)
+  counted = np.array([True] * 6 + [False])
+  weight = 0.7
+
+  def denoise(params, canvas, **kwargs):
+    return jnp.tile(jnp.asarray([0.3, -1.0, 0.5])[None, None], (*canvas.shape, 1))
+
+  ours, without = (
+    np.asarray(
+      run(
+        ScoreEntropy(process, settled_weight=w, width=width),
+        denoise,
+        {},
+        examples(tokens, grid, counted),
+        schedule,
+      )
+    )
+    for w in (weight, 0.0)
+  )
+  nats = np.log(np.exp([0.3, -1.0, 0.5]).sum()) - np.array([0.3, -1.0, 0.5])[tokens]
+  for step in range(schedule.num_steps):
+    settled = np.flatnonzero(schedule.levels[step] == 0)
+    expected = np.zeros(7)
+    blocks = sorted({i // width for i in settled})
+    for i in settled:
+      share = (i // width) / (len(blocks) - 1) if len(blocks) > 1 else 1.0
+      expected[i] = weight * share * nats[i] / len(settled) * 7  # callers take the mean of 7
+    expected[~counted] = 0.0
+    np.testing.assert_allclose(ours[step] - without[step], expected, atol=1e-5)
+  assert (ours - without > 0.1).any()
+
+
+@pytest.mark.parametrize('head', ['x0', 'score'])
+@pytest.mark.parametrize('process', SCORED, ids=str)
+def test_uncounted_tokens_of_score_entropy_are_given(process, head):
+  """Shown clean at noise level 0, worth nothing; the loss and its gradient are finite everywhere,
+  the ends of time included."""
+  calls = []
+  batch = examples(X0, np.append(np.linspace(0, 0.999, 62), [0.0, 1 - 2.0**-24]), [True, False])
+  objective = ScoreEntropy(process, head)
+  schedule = block(2, 1, 2)
+  params = arbitrary_params(3, VOCAB, LENGTH)
+  loss = objective(recorder(calls), params, batch, schedule)
+  (call,) = calls
+  np.testing.assert_array_equal(call['canvas'][:, 1], X0[1])
+  np.testing.assert_array_equal(call['sigma'][:, 1], 0.0)
+  np.testing.assert_array_equal(loss[:, 1], 0.0)
+  assert np.isfinite(loss).all() and (loss[:, 0] > 0).any()
+  gradient = jax.grad(
+    lambda params: objective(
+      arbitrary_denoise,
+      params,
+      batch._replace(keys=jax.random.clone(batch.keys)),
+      schedule,
+    ).sum()
+  )(params)
+  assert np.isfinite(gradient['table']).all()
+
+
+def test_bad_arguments_of_score_entropy_are_refused():
+  with pytest.raises(ValueError, match='x0, score'):
+    ScoreEntropy(SCORED[0], head='logits')
+  with pytest.raises(ValueError, match='exact, released'):
+    ScoreEntropy(SCORED[0], form='other')
+  with pytest.raises(ValueError, match='absorbing, uniform or gamma_hybrid'):
+    ScoreEntropy(noise.epsilon_hybrid(VOCAB, 0.1))
 
 
 # Next token.

@@ -11,8 +11,8 @@ import scipy.stats
 import worlds
 from worlds import arbitrary_denoise, exact_denoise
 
-from ardiff_jax import noise, rng
-from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, slide
+from ardiff_jax import divergences, noise, rng
+from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, hybrid, slide
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.sampling import draws
@@ -192,6 +192,128 @@ def test_correction_of_two_tokens_by_eta():
   assert_law(tokens, worlds.chain_law(arbitrary_denoise, params, flat(2, 3), 2, 0.3), 2)
   with pytest.raises(AssertionError):
     assert_law(tokens, worlds.chain_law(arbitrary_denoise, params, flat(2, 3), 2), 2)
+
+
+RESAMPLING = [
+  noise.uniform(VOCAB),
+  noise.gamma_hybrid(VOCAB, 0.5),
+  noise.gamma_hybrid(VOCAB, 0.2, delta=0.1, clock='cosine'),
+  noise.epsilon_hybrid(VOCAB, 0.3),
+]
+
+
+@pytest.mark.parametrize(
+  'process, schedule',
+  [
+    (RESAMPLING[0], flat(3, 3)),
+    (RESAMPLING[0], block(3, 2, 2)),
+    (RESAMPLING[1], flat(3, 2)),
+    (RESAMPLING[1], block(3, 2, 2)),
+    (RESAMPLING[2], hybrid(3, 2, 2)),
+    (RESAMPLING[3], flat(3, 3)),
+  ],
+  ids=lambda x: getattr(x, 'name', str(x)),
+)
+def test_ancestral_samples_follow_the_chain_of_the_posteriors(process, schedule):
+  """Of every process that resamples, for a network that knows nothing; no mask is left.
+
+  `worlds.process_law` gives an ε-hybrid chain the leave-one-out prediction, so its network's
+  output is here made that of all other tokens before it reaches the stepper.
+  """
+  tokens = sample(
+    chosen_denoise(process), ARBITRARY, Ancestral(), schedule, 20_000, process=process
+  )
+  tokens = np.asarray(tokens.tokens)
+  assert ((tokens >= 0) & (tokens < VOCAB)).all()
+  assert_law(tokens, worlds.process_law(arbitrary_denoise, ARBITRARY, process, schedule), VOCAB)
+
+
+def left_out_denoise(params, canvas, **kwargs):
+  return divergences.leave_one_out(arbitrary_denoise(params, canvas, **kwargs), canvas)
+
+
+def chosen_denoise(process):
+  return left_out_denoise if isinstance(process, noise.EpsilonHybrid) else arbitrary_denoise
+
+
+def test_laws_of_the_processes_differ_by_more_than_the_test_of_them_forgives():
+  """Samples of one process are refused by the law of another."""
+  schedule = flat(3, 2)
+  tokens = sample(
+    arbitrary_denoise, ARBITRARY, Ancestral(), schedule, 20_000, process=RESAMPLING[1]
+  ).tokens
+  for other in (ABSORBING, RESAMPLING[0]):
+    law = worlds.process_law(arbitrary_denoise, ARBITRARY, other, schedule)
+    with pytest.raises(AssertionError):
+      assert_law(tokens, law, VOCAB)
+
+
+def test_uniform_noise_starts_from_uniform_tokens():
+  """The canvas the network is first shown, given tokens apart: chi-square over all canvases."""
+  seen = []
+
+  def watching(params, canvas, *, sigma, regions, settle_step, dropout_key=None):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), canvas, ordered=True)
+    return arbitrary_denoise(params, canvas, sigma=sigma, regions=regions, settle_step=settle_step)
+
+  n = 5000
+  given = jnp.tile(jnp.asarray([[False, True, False]]), (n, 1))
+  keys = jax.random.split(jax.random.key(2), n)
+  run(
+    watching,
+    ARBITRARY,
+    noise.uniform(VOCAB),
+    Ancestral(),
+    flat(3, 2),
+    jnp.full((n, 3), 2),
+    given,
+    keys,
+  )
+  jax.effects_barrier()
+  assert len(seen) == 2
+  assert (seen[0][:, 1] == 2).all()
+  assert_law(seen[0][:, [0, 2]], np.ones(VOCAB**2), VOCAB)
+
+
+@pytest.mark.parametrize('process', RESAMPLING[:2], ids=str)
+def test_given_tokens_never_change_under_noise_that_resamples(process):
+  given = np.tile(np.array([[0, 0, 0], [1, 0, 0], [1, 1, 1], [0, 1, 0]], bool), (200, 1))
+  tokens = np.random.default_rng(0).integers(0, VOCAB, given.shape)
+  keys = jax.random.split(jax.random.key(0), len(given))
+  samples = run(
+    arbitrary_denoise,
+    ARBITRARY,
+    process,
+    Ancestral(),
+    flat(3, 4),
+    tokens,
+    given,
+    keys,
+    trace=True,
+  )
+  for canvas in np.asarray(samples.trace):
+    np.testing.assert_array_equal(canvas[given], tokens[given])
+  assert ((samples.tokens >= 0) & (samples.tokens < VOCAB)).all()
+  assert int(samples.redraws.sum()) > 0
+  for i in range(3):
+    assert len(np.unique(np.asarray(samples.tokens)[~given[:, i], i])) == VOCAB
+
+
+@pytest.mark.parametrize('gamma, pure', [(0.0, ABSORBING), (1.0, noise.uniform(VOCAB))])
+def test_gamma_at_its_ends_moves_as_absorbing_and_uniform(gamma, pure):
+  """Same canvas and uniforms, same next canvas; last and first steps included."""
+  rng, n = np.random.default_rng(0), 2000
+  step = Step(
+    canvas=jnp.asarray(rng.integers(0, VOCAB + (gamma == 0), (n, 3))),
+    logits=jnp.asarray(rng.standard_normal((n, 3, VOCAB)), jnp.float32),
+    t=jnp.asarray([1.0, 0.7, 0.4]),
+    s=jnp.asarray([0.7, 0.4, 0.0]),
+    coin=jnp.asarray(rng.random((n, 3)), jnp.float32),
+    uniform=jnp.asarray(rng.random((n, 3)), jnp.float32),
+  )
+  ours, theirs = (Ancestral()(p, step) for p in (noise.gamma_hybrid(VOCAB, gamma), pure))
+  np.testing.assert_array_equal(ours, theirs)
+  assert (ours != step.canvas).any(axis=0).all()
 
 
 @pytest.mark.parametrize('schedule', [autoregressive(3), flat(3, 4), slide(3, 2, 3)], **by_name)
