@@ -398,7 +398,7 @@ def test_network_is_shown_given_tokens_without_noise():
     expected = ABSORBING.sigma(schedule.levels[step] / schedule.num_levels)
     np.testing.assert_allclose(sigma[1], expected, rtol=1e-5)
     np.testing.assert_allclose(sigma[0, [0, 2]], expected[jnp.asarray([0, 2])], rtol=1e-5)
-    np.testing.assert_array_equal(regions, [schedule.regions(step)] * 2)
+    np.testing.assert_array_equal(regions, schedule.regions(step))  # one for the batch
 
 
 @pytest.mark.parametrize(
