@@ -65,9 +65,8 @@ def _dissolve(process: noise.Process) -> np.ndarray:
   """Returns str[N, L], the sentence at each time, with the same coins at all times."""
   x0 = np.array([_ALPHABET.index(c) for c in _SENTENCE])
   characters = np.array([*_ALPHABET, plots.MASKED])
-  key = jax.random.key(1)
   times_Nx1 = np.asarray(_TIMES, np.float32)[:, None]
-  return characters[np.stack([process.sample(key, x0, t) for t in times_Nx1])]
+  return characters[np.stack([process.sample(jax.random.key(1), x0, t) for t in times_Nx1])]
 
 
 def main() -> None:

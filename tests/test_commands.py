@@ -110,6 +110,8 @@ def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
     assert sample['network_calls'] > 0 and sample['seconds'] > 0
   assert 'this model' in (workdir / 'report.html').read_text()
 
+  if name not in ('ar', 'epsilon_hybrid'):  # one exact, one bound
+    return
   model = ardiff_jax.load(workdir)
   again = model.sample(num_samples=1, prompt='1 plus', steps=4, seed=0)[0]
   assert again.token_ids == samples[0]['token_ids']

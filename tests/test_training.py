@@ -20,7 +20,7 @@ from ardiff_jax.training.state import TrainState, abstract_state, init_state, ma
 from ardiff_jax.training.step import make_train_step
 
 VOCAB = 257
-METHODS = ('ar', 'mdlm', 'epsilon_hybrid', 'slide', 'sedd', 'gamma_hybrid', 'bd3lm')
+METHODS = ('ar', 'epsilon_hybrid', 'slide', 'gamma_hybrid')
 
 
 def read_metrics(workdir, split='train'):

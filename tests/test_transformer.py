@@ -71,7 +71,7 @@ def test_knob_without_parameters_of_its_own_moves_the_logits(base, fields):
   'fields, shapes',
   [
     (dict(activation='swiglu'), {'blocks/mlp_gate/kernel': (2, 16, 64)}),
-    (dict(tie_embedding=False), {'head/kernel': (16, 128)}),
+    (dict(tie_embedding=False), {'head': (16, 128)}),
     (dict(num_kv_heads=1), {f'blocks/{x}/kernel': (2, 16, 1, 8) for x in ('key', 'value')}),
     (dict(mlp_dim=24), {'blocks/mlp_in/kernel': (2, 16, 24), 'blocks/mlp_out/kernel': (2, 24, 16)}),
     (dict(num_layers=3), {'blocks/query/kernel': (3, 16, 2, 8)}),
@@ -312,7 +312,7 @@ def test_parameters_carry_logical_axes_of_their_rank():
     assert (leaf.names[0] == 'layers') == ('blocks' in str(path)), path
   assert boxed['params']['embedding'].names == ('vocab', 'embed')
   assert boxed['params']['embedding'].value.shape[0] % 128 == 0
-  assert boxed['params']['head']['kernel'].value.shape[1] % 128 == 0
+  assert boxed['params']['head'].value.shape[1] % 128 == 0
 
 
 @pytest.mark.parametrize(
