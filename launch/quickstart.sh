@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained model, samples and a report, in under ten minutes on two CPU cores.
+# From nothing to a trained model, samples and a report, in about ten minutes on two CPU cores.
 # Run it again to go on training where it stopped; evaluation and samples are made anew.
 set -euo pipefail
 trap 'exit 130' INT TERM # a command that was interrupted saves and exits with 0
