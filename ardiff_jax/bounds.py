@@ -27,6 +27,7 @@ from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser
 from ardiff_jax.noise import EpsilonHybrid, Process
 from ardiff_jax.objectives import Examples, ScoreEntropy, split_row
+from ardiff_jax.tokenwise import tokenwise
 
 
 def row_nats(
@@ -63,9 +64,13 @@ def row_nats(
     regions=hyperschedule.regions(step),
     settle_step=hyperschedule.settle_step,
   )
-  if isinstance(process, EpsilonHybrid):
-    logits_BxLxV = divergences.leave_one_out(logits_BxLxV, noisy_BxL)
-  nats_BxL = divergences.posterior_kl(process, logits_BxLxV, tokens, noisy_BxL, t_BxL, s_BxL)
+
+  def nats(logits, *per_token):
+    if isinstance(process, EpsilonHybrid):
+      logits = divergences.leave_one_out(logits, per_token[1])
+    return divergences.posterior_kl(process, logits, *per_token)
+
+  nats_BxL = tokenwise(nats, logits_BxLxV, tokens, noisy_BxL, t_BxL, s_BxL)
   return jnp.where(counted & (t_BxL > s_BxL), nats_BxL, 0.0).sum(axis=1)
 
 

@@ -1,27 +1,25 @@
 """Divergences between what noise does and what a prediction says it did, one reduction over V each.
 
-A prediction p0 of x_0, mixed with uniform noise, is q̃(y | p0) = B·p0[y] + c with c = (1-B)/V, or
-B·(p0[y] + κ) with κ = c/B. Everything here needs of p0 only
+A prediction p0 of x_0, mixed with uniform noise, is p(y) = B·p0[y] + c with c = (1-B)/V; the truth
+is q(y) = B·[y = x_0] + c. All sums are of terms that are never negative, so that float32 loses
+nothing where q and p are close:
 
-  log p0[x_0],   log p0[x_t],   D = Σ_y log1p(p0[y]/κ),
+  KL(q ‖ p) = Σ_y q(y)·gap(p(y)/q(y) - 1),    gap(u) = u - log(1 + u) >= 0.
 
-which `softmax_stats` reads off the logits in one pass, with a gradient written by hand: forward
-and backward together hold the logits and their gradient, and no other array of size [tokens, V].
-
-Three quantities are built on them:
+Three quantities are built on it:
 
   posterior_kl        KL between the true and the predicted posterior of one step: the bound's term
   kl_rate             its limit for small steps, per unit of time: the KL form of score entropy
   score_entropy_rate  the same in SEDD's form (arXiv 2310.16834, eq. 10), for scores of any origin
 
-Shapes: logits are [..., V], everything else [...].
+Shapes: logits are [..., V], everything else [...]. Written token by token, they hold arrays of the
+logits' size as they go: `tokenwise` evaluates them a slice at a time.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ardiff_jax.noise import Process
 
@@ -36,52 +34,21 @@ def leave_one_out(logits: jax.Array, x_t: jax.Array) -> jax.Array:
   return logits - jax.nn.one_hot(x_t, vocab_size, dtype=logits.dtype) * jnp.log1p(vocab_size)
 
 
-@jax.custom_vjp
-def softmax_stats(
-  logits: jax.Array, x0: jax.Array, x_t: jax.Array, kappa: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns log p0[x_0], log p0[x_t] and D = Σ_y log1p(p0[y]/κ) for p0 = softmax(logits).
-
-  Args:
-    logits: float[..., V].
-    x0: int[...] in 0..V-1.
-    x_t: int[...] in 0..V; of a mask, log p0[x_t] is that of the last token and means nothing.
-    kappa: float[...], positive; not differentiated.
-  """
-  return _stats_forward(logits, x0, x_t, kappa)[0]
-
-
-def _stats_forward(logits, x0, x_t, kappa):
-  log_z = jax.nn.logsumexp(logits, axis=-1)
-  log_p_x0 = _entry(logits, x0) - log_z
-  log_p_xt = _entry(logits, x_t) - log_z
-  p = jnp.exp(logits - log_z[..., None])
-  d = jnp.log1p(p / kappa[..., None]).sum(axis=-1)
-  return (log_p_x0, log_p_xt, d), (logits, log_z, x0, x_t, kappa)
-
-
-def _stats_backward(residuals, cotangents):
-  logits, log_z, x0, x_t, kappa = residuals
-  to_x0, to_xt, to_d = (x[..., None] for x in cotangents)
-  p = jnp.exp(logits - log_z[..., None])
-  share = (p / (p + kappa[..., None])).sum(axis=-1, keepdims=True)
+def cross_entropy(logits: jax.Array, x0: jax.Array) -> jax.Array:
+  """Returns float[...], -log p0[x_0] = log(1 + Σ_{y≠x_0} p0[y]/p0[x_0]), so that a prediction that
+  is nearly sure keeps its small loss."""
   y = jax.lax.broadcasted_iota(x0.dtype, logits.shape, logits.ndim - 1)
-  gradient = to_d * p / (p + kappa[..., None]) - p * (to_x0 + to_xt + to_d * share)
-  gradient += jnp.where(y == x0[..., None], to_x0, 0.0)
-  last = logits.shape[-1] - 1
-  gradient += jnp.where(y == jnp.minimum(x_t, last)[..., None], to_xt, 0.0)
-  return gradient, None, None, jnp.zeros_like(kappa)
-
-
-softmax_stats.defvjp(_stats_forward, _stats_backward)
+  others = jnp.where(y == x0[..., None], -jnp.inf, logits)
+  return jax.nn.softplus(jax.nn.logsumexp(others, axis=-1) - _entry(logits, x0))
 
 
 def posterior_kl(
   process: Process, logits: jax.Array, x0: jax.Array, x_t: jax.Array, t: jax.Array, s: jax.Array
 ) -> jax.Array:
-  """Returns float[...], KL( q(x_s | x_t, x_0) ‖ p(x_s | x_t) ) with p the posterior under p0.
+  """Returns float[...], KL( q(x_s | x_t, x_0) ‖ p(x_s | x_t) ), p the posterior under p0.
 
-  Written by the probability of moving, so that small steps lose nothing to cancellation.
+  Let η be the probability that a visible token x_t was resampled between s and t, given x_0, and
+  u' = q_s(x_t)/p_s(x_t) - 1. Then it is η·KL(q_s ‖ p_s) + η·gap(u') - gap(η·u').
 
   Args:
     process: noise.
@@ -94,29 +61,32 @@ def posterior_kl(
   masked = x_t == process.mask_id
   reveal = process.reveal_prob(t, s)
   if not process.resamples:
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, x0)
+    nats = cross_entropy(logits, x0)
     return jnp.where(masked, reveal * nats, 0.0)
 
   v = process.vocab_size
-  mix_s = _Mixture.of(process, s, logits, x0, x_t)
   _, b_t = process.survivals(t)
   c_t = _resampled(process, t) / v
   _, change_b = process.changes(t, s)
   moves = (change_b > 0.0) & ~masked
-  jump = change_b / v  # to one given token, between s and t
+  here_t = jnp.where(moves, b_t * (x_t == x0) + c_t, 1.0)  # q_t(x_t), of unmasked tokens
+  eta = jnp.where(moves, jnp.minimum(change_b / v / here_t, 1.0), 0.0)
+  kept = jnp.where(moves, (1.0 - change_b) / here_t, 0.0)  # times q_s(x_t), it is 1 - η
+  _, b_s = process.survivals(s)
+  c_s = _resampled(process, s) / v
 
-  z_q = jnp.where(moves, b_t * mix_s.same + c_t, 1.0)
-  z_p = jnp.where(moves, b_t * jnp.exp(mix_s.log_p_xt) + c_t, 1.0)
-  others = mix_s.c * (v - 1)
-  move_q = jnp.clip(jump * (mix_s.b * ~mix_s.same + others) / z_q, 0.0, 1.0)
-  move_p = jnp.clip(jump * (-mix_s.b * jnp.expm1(mix_s.log_p_xt) + others) / z_p, 0.0, 1.0)
-  stays = moves & (move_q < 1.0)
-  stay = (1.0 - move_q) * (
-    jnp.log1p(-jnp.where(stays, move_q, 0.0)) - jnp.log1p(-jnp.where(stays, move_p, 0.0))
-  )
-  elsewhere = mix_s.kl - (mix_s.b * mix_s.same + mix_s.c) * mix_s.log_ratio_xt
-  move = jump / z_q * elsewhere + move_q * (jnp.log(z_p) - jnp.log(z_q))
-  return jnp.where(masked, reveal * mix_s.kl, jnp.where(moves, stay + move, 0.0))
+  mix = _Mixture.of(logits, x0, x_t, b_s, c_s)
+  # The second part is the same in 1 - η and p/q as in η and q/p: the smaller weight is taken.
+  few, p_over_q, q_over_p = eta <= 0.5, mix.ratio, mix.ratio.inverse(mix.log_p)
+  weight = jnp.where(few, eta, kept * (b_s * (x_t == x0) + c_s))
+  weighted = jnp.where(few, eta * q_over_p.excess, kept * p_over_q.difference)
+  far = jnp.log1p(weighted) - weight * jnp.where(few, q_over_p.log, p_over_q.log)
+  far += jnp.where(few, jnp.maximum(_LOWEST - mix.log_p, 0.0), 0.0)
+  excess = jnp.where(few, q_over_p.excess, p_over_q.excess)
+  near = jnp.abs(excess) < _NEAR
+  series = weight * _gap(jnp.where(near, excess, 0.0)) - _gap(jnp.where(near, weighted, 0.0))
+  gained = jnp.where(near, series, far)
+  return jnp.where(masked, reveal * mix.kl, eta * mix.kl + gained)
 
 
 def kl_rate(
@@ -124,29 +94,27 @@ def kl_rate(
 ) -> jax.Array:
   """Returns float[...], the limit of posterior_kl(t, t - dt) / dt, at 0 < t < 1.
 
-  With q = q_t(.|x_0), p = q_t(.|p0), IS(r) = r - log r - 1 and the rates of masking, m, and
-  resampling, u: for a mask m·KL(q‖p)/q(mask), for a token x u/(V·q(x))·(KL(q‖p) + A·IS(q(x)/p(x))).
-  It is the score entropy of SEDD with the score of p0, better conditioned.
+  With the rates of masking, m, and resampling, u: for a mask m·A/(1-A)·KL(q ‖ p), for a token x
+  u/(V·q(x))·( KL(q ‖ p) + gap(q(x)/p(x) - 1) ). It is the score entropy of SEDD with the score of
+  p0, better conditioned.
 
   Arguments as in `posterior_kl`.
   """
   masked = x_t == process.mask_id
   mask_rate, resample_rate = process.rates(t)
-  a, _ = process.survivals(t)
-  absent, _ = process.changes(t, jnp.zeros_like(t))  # 1 - A
+  a, b = process.survivals(t)
+  absent, resampled = process.changes(t, jnp.zeros_like(t))
   odds = jnp.where(absent > 0.0, a / jnp.where(absent > 0.0, absent, 1.0), 0.0)
   if not process.resamples:
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, x0)
+    nats = cross_entropy(logits, x0)
     return jnp.where(masked, mask_rate * odds * nats, 0.0)
 
-  mix = _Mixture.of(process, t, logits, x0, x_t)
-  itakura_saito = jnp.expm1(mix.log_ratio_xt) - mix.log_ratio_xt
-  here = jnp.where(masked, 1.0, process.vocab_size * (mix.b * mix.same + mix.c))
-  return jnp.where(
-    masked,
-    mask_rate * odds * mix.kl,
-    resample_rate / jnp.where(here > 0.0, here, 1.0) * (mix.kl + itakura_saito),
-  )
+  c = resampled / process.vocab_size
+  here = process.vocab_size * (b * (x_t == x0) + c)
+  rate = jnp.where(masked, mask_rate * odds, resample_rate / jnp.where(masked, 1.0, here))
+
+  mix = _Mixture.of(logits, x0, x_t, b, c)
+  return rate * (mix.kl + jnp.where(masked, 0.0, mix.ratio.inverse(mix.log_p).gap()))
 
 
 def score_entropy_rate(
@@ -164,39 +132,34 @@ def score_entropy_rate(
     x_t: int[...] in 0..V.
     t: float[...].
   """
-  v = process.vocab_size
   masked, same = x_t == process.mask_id, x_t == x0
-  mask_rate, resample_rate = process.rates(t)
   a, b = process.survivals(t)
   absent, resampled = process.changes(t, jnp.zeros_like(t))
-  c = resampled / v
+  c = resampled / process.vocab_size
   odds = a / jnp.where(absent > 0.0, absent, 1.0)
-  step = c / (b + c)  # from the token of x_0 to another
-  r_x0 = jnp.where(masked, odds * (b + c), 1.0 / jnp.where(step > 0.0, step, 1.0))
-  r_other = jnp.where(masked, odds * c, jnp.where(same, step, 1.0))
-  rate = jnp.where(masked, mask_rate, resample_rate / v)
-  return rate * _bregman(log_score, x0, x_t, r_x0, r_other)
+  apart = jnp.log1p(b / jnp.where(c > 0.0, c, 1.0))  # log q(x_0)/q(another token)
+  apart = jnp.where(c > 0.0, apart, 0.0)
+  log_x0 = jnp.where(masked, jnp.log(odds * (b + c)), apart)
+  log_other = jnp.where(masked, jnp.log(odds * c), jnp.where(same, -apart, 0.0))
+  return _bregman(process, log_score, x0, x_t, t, log_x0, log_other)
 
 
 def released_rate(
   process: Process, log_score: jax.Array, x0: jax.Array, x_t: jax.Array, t: jax.Array
 ) -> jax.Array:
-  """Returns float[...], the γ-hybrid loss of HDLM's public code, for comparison in training only.
+  """Returns float[...], the γ-hybrid loss of HDLM's public code, to compare in training only.
 
   It puts σ where γσ and (1-γ)σ belong and gives other tokens ratio 0 from a mask, so its minimum
   lies below the entropy of the data: it bounds nothing.
 
   Arguments as in `score_entropy_rate`.
   """
-  v = process.vocab_size
   masked, same = x_t == process.mask_id, x_t == x0
-  mask_rate, resample_rate = process.rates(t)
   grown = jnp.expm1(process.sigma(t))
-  step = grown / (grown + v)
-  r_x0 = jnp.where(masked, 1.0 / grown, 1.0 / step)
-  r_other = jnp.where(masked, 0.0, jnp.where(same, step, 1.0))
-  rate = jnp.where(masked, mask_rate, resample_rate / v)
-  return rate * _bregman(log_score, x0, x_t, r_x0, r_other)
+  apart = jnp.log1p(process.vocab_size / grown)
+  log_x0 = jnp.where(masked, -jnp.log(grown), apart)
+  log_other = jnp.where(masked, -jnp.inf, jnp.where(same, -apart, 0.0))
+  return _bregman(process, log_score, x0, x_t, t, log_x0, log_other)
 
 
 def log_score_of(process: Process, logits: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
@@ -210,22 +173,16 @@ def log_score_of(process: Process, logits: jax.Array, x_t: jax.Array, t: jax.Arr
   return log_q - here[..., None]
 
 
-def _bregman(log_score, x0, x_t, r_x0, r_other):
-  """Σ over y != x_t of s - r·log s + r(log r - 1), with r_x0 at y = x0 and r_other elsewhere."""
-  v = log_score.shape[-1]
-  masked, same = x_t == v, x_t == x0
-  log_xt = jnp.where(masked, 0.0, _entry(log_score, x_t))
-  total = jnp.exp(log_score).sum(axis=-1) - jnp.where(masked, 0.0, jnp.exp(log_xt))
-  logs = log_score.sum(axis=-1) - log_xt
-  log_x0 = jnp.where(same, 0.0, _entry(log_score, x0))
-  count = v - jnp.where(masked, 0, 1) - jnp.where(same, 0, 1)  # of y that are neither x_t nor x0
-  at_x0 = jnp.where(same, 0.0, -r_x0 * log_x0 + _entropy_like(r_x0))
-  return total + at_x0 - r_other * (logs - log_x0) + count * _entropy_like(r_other)
-
-
-def _entropy_like(r):
-  """r·(log r - 1), 0 at r = 0."""
-  return jnp.where(r > 0.0, r * (jnp.log(jnp.where(r > 0.0, r, 1.0)) - 1.0), 0.0)
+def _bregman(process, log_score, x0, x_t, t, log_x0, log_other):
+  """Σ over y != x_t of rate·r·(e^l - 1 - l), l = log s - log r, with log r of x_0 and of others."""
+  mask_rate, resample_rate = process.rates(t)
+  rate = jnp.where(x_t == process.mask_id, mask_rate, resample_rate / process.vocab_size)
+  y = jax.lax.broadcasted_iota(x0.dtype, log_score.shape, log_score.ndim - 1)
+  log_r = jnp.where(y == x0[..., None], log_x0[..., None], log_other[..., None])
+  some = log_r > -jnp.inf  # elsewhere r = r·log r = 0
+  each = jnp.exp(log_r) * _exp_gap(jnp.where(some, log_score - log_r, 0.0))
+  each = jnp.where(some, each, jnp.exp(log_score))
+  return rate * jnp.where(y == x_t[..., None], 0.0, each).sum(axis=-1)
 
 
 def terminal_kl(process: Process) -> jax.Array:
@@ -236,38 +193,112 @@ def terminal_kl(process: Process) -> jax.Array:
   return a * ((b + c) * jnp.log(v * (b + c)) + (v - 1) * jax.scipy.special.xlogy(c, v * c))
 
 
-class _Mixture(NamedTuple):
-  """q̃(y|p) = B·p[y] + c at one time, with p0 beside the truth.
+class _Ratio(NamedTuple):
+  """p/q, kept as p - q too, so that ratios near 1 stay precise.
 
   Attributes:
-    b: B.
-    c: (1-B)/V.
-    same: whether x_t is x_0.
-    log_p_xt: log p0[x_t].
-    log_ratio_xt: log q̃(x_t|x_0)/q̃(x_t|p0).
-    kl: KL( q̃(.|x_0) ‖ q̃(.|p0) ).
+    excess: p/q - 1; 1 where q = 0.
+    log: log p/q; 0 where q = 0.
+    difference: p - q.
   """
 
-  b: jax.Array
-  c: jax.Array
-  same: jax.Array
-  log_p_xt: jax.Array
-  log_ratio_xt: jax.Array
-  kl: jax.Array
+  excess: jax.Array
+  log: jax.Array
+  difference: jax.Array
 
   @classmethod
-  def of(cls, process, t, logits, x0, x_t):
-    _, b = process.survivals(t)
-    c = _resampled(process, t) / process.vocab_size
+  def of(cls, log_p, log_q, difference):
+    possible = log_q > -jnp.inf
+    q = jnp.where(possible, jnp.exp(jnp.where(possible, log_q, 0.0)), 1.0)
+    excess = jnp.where(possible, difference / q, 1.0)
+    near = jnp.abs(excess) < _NEAR
+    far = jnp.where(near | ~possible, 0.0, log_p - jnp.where(possible, log_q, 0.0))
+    return cls(excess, jnp.where(near, jnp.log1p(jnp.where(near, excess, 0.0)), far), difference)
+
+  def inverse(self, log_p):
+    """q/p."""
+    p = jnp.exp(jnp.maximum(log_p, _LOWEST))
+    return _Ratio(-self.difference / p, -self.log, -self.difference)
+
+  def gap(self):
+    near = jnp.abs(self.excess) < _NEAR
+    return jnp.where(near, _gap(jnp.where(near, self.excess, 0.0)), self.excess - self.log)
+
+
+class _Mixture(NamedTuple):
+  """The truth q(y) = B·[y = x_0] + c and the prediction p(y) = B·p0[y] + c.
+
+  Attributes:
+    kl: KL(q ‖ p).
+    log_p: log p(x_t).
+    ratio: p/q at x_t.
+  """
+
+  kl: jax.Array
+  log_p: jax.Array
+  ratio: _Ratio
+
+  @classmethod
+  def of(cls, logits, x0, x_t, b, c):
+    log_p0_x0 = -cross_entropy(logits, x0)
+    log_z = _entry(logits, x0) - log_p0_x0
+    log_p0_xt = jnp.where(x_t == x0, log_p0_x0, _entry(logits, x_t) - log_z)
     mixed = c > 0.0
-    kappa = jnp.where(mixed, c / jnp.where(b > 0.0, b, 1.0), 1.0)
-    log_p_x0, log_p_xt, d = softmax_stats(logits, x0, x_t, kappa)
-    p_x0 = jnp.where(mixed, jnp.exp(log_p_x0), 1.0)
-    ratio_x0 = jnp.where(mixed, jnp.log1p(-jnp.expm1(log_p_x0) / (p_x0 + kappa)), -log_p_x0)
+    log_c = jnp.where(mixed, jnp.log(jnp.where(mixed, c, 1.0)), -jnp.inf)
+
+    def log_mixed(log_p0):
+      safe = jnp.where(mixed, b * jnp.exp(log_p0) + c, 1.0)
+      return jnp.where(mixed, jnp.log(safe), log_p0 + jnp.log(b))
+
+    log_q_x0 = jnp.log(b + c)
+    log_p_x0, log_p_xt = log_mixed(log_p0_x0), log_mixed(log_p0_xt)
+    at_x0 = _Ratio.of(log_p_x0, log_q_x0, b * jnp.expm1(log_p0_x0))
     same = x_t == x0
-    ratio_other = jnp.where(mixed, -jnp.log1p(jnp.exp(log_p_xt) / kappa), 0.0)
-    kl = b * ratio_x0 + jnp.where(mixed, c * (jnp.log1p(1.0 / kappa) - d), 0.0)
-    return cls(b, c, same, log_p_xt, jnp.where(same, ratio_x0, ratio_other), kl)
+    at_xt = _Ratio.of(
+      log_p_xt,
+      jnp.where(same, log_q_x0, log_c),
+      b * jnp.where(same, jnp.expm1(log_p0_xt), jnp.exp(log_p0_xt)),
+    )
+    kappa = jnp.where(mixed, c / b, 1.0)
+    y = jax.lax.broadcasted_iota(x0.dtype, logits.shape, logits.ndim - 1)
+    others = _gap(jnp.exp(logits - log_z[..., None]) / kappa[..., None])
+    others = jnp.where(y == x0[..., None], 0.0, others).sum(axis=-1)
+    kl = jnp.where(mixed, c * others + (b + c) * at_x0.gap(), -log_p0_x0)
+    return cls(kl, log_p_xt, at_xt)
+
+
+_NEAR = 0.1  # ratios within this of 1 are summed as series
+_LOWEST = -40.0  # log of what float32 still divides by, twice in a gradient
+
+
+@jax.custom_jvp
+def _gap(u):
+  """u - log(1 + u), u > -1: near 0 by log(1 + u) = 2·artanh(u/(2 + u))."""
+  s = u / (2.0 + u)
+  square = s * s
+  odd = 1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9 + square / 11)))
+  return jnp.where(jnp.abs(u) < _NEAR, s * (u - 2.0 * square * odd), u - jnp.log1p(u))
+
+
+@_gap.defjvp
+def _gap_jvp(primals, tangents):
+  (u,), (du,) = primals, tangents
+  return _gap(u), u / (1.0 + u) * du
+
+
+@jax.custom_jvp
+def _exp_gap(x):
+  """exp(x) - 1 - x, near 0 by its series."""
+  series = 0.0
+  for n in range(9, 1, -1):
+    series = (1.0 + series) * x / n
+  return jnp.where(jnp.abs(x) < _NEAR, series * x, jnp.expm1(x) - x)
+
+
+@_exp_gap.defjvp
+def _exp_gap_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  return _exp_gap(x), jnp.expm1(x) * dx
 
 
 def _resampled(process: Process, t: jax.Array) -> jax.Array:

@@ -80,32 +80,45 @@ class Process(abc.ABC):
   def survival(self, t: jax.Array) -> jax.Array:
     """Returns float[...], exp(-sigma(t)): 1 at t = 0, exactly 0 at t = 1."""
     t = jnp.asarray(t, float)
-    return jnp.where(t < 1.0, 1.0 - (1.0 - self.delta) * self._decay(t, jnp.zeros_like(t)), 0.0)
+    if self.clock == 'cosine':  # exactly 1 at t = 0, and no difference of equals towards t = 1
+      near = 1.0 - jnp.sin(jnp.pi / 2 * t)
+      left = jnp.where(t < 0.5, near, 2.0 * jnp.sin(jnp.pi / 4 * (1.0 - t)) ** 2)
+    else:
+      left = 1.0 - t
+    return jnp.where(t < 1.0, left + self.delta * (1.0 - left), 0.0)
 
   def survival_change(self, t: jax.Array, s: jax.Array) -> jax.Array:
     """Returns float[...], 1 - exp(sigma(s) - sigma(t)) for s <= t, free of cancellation."""
     t, s = jnp.asarray(t, float), jnp.asarray(s, float)
+    if self.clock == 'cosine':  # sin a - sin b as a product
+      decay = 2.0 * jnp.cos(jnp.pi / 4 * (t + s)) * jnp.sin(jnp.pi / 4 * (t - s))
+    else:
+      decay = t - s
     before = self.survival(s)
-    change = (1.0 - self.delta) * self._decay(t, s) / jnp.where(before > 0.0, before, 1.0)
+    change = (1.0 - self.delta) * decay / jnp.where(before > 0.0, before, 1.0)
     return jnp.where(t < 1.0, change, jnp.where(s < 1.0, 1.0, 0.0))
+
+  def log_survival_ratio(self, t: jax.Array, s: jax.Array) -> jax.Array:
+    """Returns float[...], sigma(s) - sigma(t) for s <= t, precise near 0 and near -inf alike."""
+    t, s = jnp.asarray(t, float), jnp.asarray(s, float)
+    change, before = self.survival_change(t, s), self.survival(s)
+    near = change < 0.5
+    ratio = self.survival(t) / jnp.where(before > 0.0, before, 1.0)
+    far = jnp.log(jnp.where(near, 1.0, ratio))
+    return jnp.where(near, jnp.log1p(-jnp.where(near, change, 0.0)), far)
 
   def sigma(self, t: jax.Array) -> jax.Array:
     """Returns float[...], the noise level a network is conditioned on, at most MAX_SIGMA."""
-    change = self.survival_change(t, jnp.zeros_like(t, float))
-    return jnp.minimum(-jnp.log1p(-jnp.minimum(change, 1.0 - 1e-6)), MAX_SIGMA)
+    return jnp.minimum(-self.log_survival_ratio(t, jnp.zeros_like(t, float)), MAX_SIGMA)
 
   def sigma_rate(self, t: jax.Array) -> jax.Array:
     """Returns float[...], d sigma / dt at t < 1."""
     t = jnp.asarray(t, float)
-    slope = jnp.pi / 2 * jnp.cos(jnp.pi / 2 * t) if self.clock == 'cosine' else jnp.ones_like(t)
-    survival = 1.0 - (1.0 - self.delta) * self._decay(t, jnp.zeros_like(t))
-    return (1.0 - self.delta) * slope / survival
-
-  def _decay(self, t: jax.Array, s: jax.Array) -> jax.Array:
-    """Returns m(t) - m(s)."""
-    if self.clock == 'cosine':  # sin a - sin b as a product
-      return 2.0 * jnp.cos(jnp.pi / 4 * (t + s)) * jnp.sin(jnp.pi / 4 * (t - s))
-    return t - s
+    if self.clock == 'cosine':
+      slope = jnp.pi / 2 * jnp.sin(jnp.pi / 2 * (1.0 - t))
+    else:
+      slope = jnp.ones_like(t)
+    return (1.0 - self.delta) * slope / self.survival(t)
 
   @abc.abstractmethod
   def survivals(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -303,8 +316,8 @@ class GammaHybrid(Process):
     return _power(survival, 1.0 - self.gamma), _power(survival, self.gamma)
 
   def changes(self, t, s):
-    change = self.survival_change(t, s)
-    return _power_change(change, 1.0 - self.gamma), _power_change(change, self.gamma)
+    change, log_ratio = self.survival_change(t, s), self.log_survival_ratio(t, s)
+    return tuple(_power_change(change, log_ratio, x) for x in (1.0 - self.gamma, self.gamma))
 
   def rates(self, t):
     rate = self.sigma_rate(t)
@@ -371,8 +384,8 @@ def _power(survival: jax.Array, exponent: float) -> jax.Array:
   return jnp.ones_like(survival) if exponent == 0.0 else survival**exponent
 
 
-def _power_change(change: jax.Array, exponent: float) -> jax.Array:
-  """1 - (1 - change) ** exponent, precise for small changes."""
+def _power_change(change: jax.Array, log_ratio: jax.Array, exponent: float) -> jax.Array:
+  """1 - (1 - change) ** exponent = 1 - exp(exponent·log_ratio)."""
   if exponent in (0.0, 1.0):
     return exponent * change
-  return -jnp.expm1(exponent * jnp.log1p(-change))
+  return -jnp.expm1(exponent * log_ratio)

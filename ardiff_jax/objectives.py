@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ardiff_jax import divergences
 from ardiff_jax.hyperschedules import Hyperschedule, Region
 from ardiff_jax.models.denoiser import Denoiser
 from ardiff_jax.noise import Absorbing, EpsilonHybrid, GammaHybrid, Uniform
+from ardiff_jax.tokenwise import tokenwise
 
 WEIGHTINGS = ('annealed', 'importance')
 HEADS = ('x0', 'score')
@@ -135,7 +135,7 @@ class WeightedCrossEntropy:
       settle_step=hyperschedule.settle_step,
       dropout_key=dropout_key,
     )
-    nats_BxL = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, examples.tokens)
+    nats_BxL = tokenwise(divergences.cross_entropy, logits_BxLxV, examples.tokens)
 
     change_BxL = hyperschedule.num_steps * drop_BxL / hyperschedule.num_levels
     if self.continuous_time:
@@ -214,26 +214,32 @@ class ScoreEntropy:
     )
     moves = examples.counted & (drop_BxL > 0)
     inside_BxL = jnp.where(moves, t_BxL, 0.5)  # any time at which the rate is finite
-    rate_BxL = self._rate(logits_BxLxV, x0, x_t, inside_BxL)
     change_BxL = hyperschedule.num_steps * drop_BxL / hyperschedule.num_levels
-    loss_BxL = jnp.where(moves, change_BxL * rate_BxL, 0.0)
-    if self.settled_weight:
-      weight_BxL = self.settled_weight * _settled_weights(level_BxL == 0, self.width)
-      nats_BxL = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, x0)
-      loss_BxL += jnp.where(examples.counted, weight_BxL * nats_BxL, 0.0)
-    return loss_BxL
+    change_BxL = jnp.where(moves, change_BxL, 0.0)
+    per_token = x0, x_t, inside_BxL, change_BxL
+    if not self.settled_weight:
+      return tokenwise(self._changed, logits_BxLxV, *per_token)
+    weight_BxL = self.settled_weight * _settled_weights(level_BxL == 0, self.width)
+    weight_BxL = jnp.where(examples.counted, weight_BxL, 0.0)
 
-  def _rate(self, logits, x0, x_t, t):
+    def loss(logits, x0, x_t, t, change, weight):
+      return self._changed(logits, x0, x_t, t, change) + weight * divergences.cross_entropy(
+        logits, x0
+      )
+
+    return tokenwise(loss, logits_BxLxV, *per_token, weight_BxL)
+
+  def _changed(self, logits, x0, x_t, t, change):
+    """change · d loss / dt, of some tokens."""
     if self.head == 'x0' and self.form == 'exact':
-      return divergences.kl_rate(self.process, logits, x0, x_t, t)
+      return change * divergences.kl_rate(self.process, logits, x0, x_t, t)
     if self.head == 'x0':
       log_score = divergences.log_score_of(self.process, logits, x_t, t)
     else:
       offset = jnp.log(jnp.expm1(self.process.sigma(t))) + jnp.log(self.process.vocab_size)
       log_score = logits - offset[..., None]
-    if self.form == 'released':
-      return divergences.released_rate(self.process, log_score, x0, x_t, t)
-    return divergences.score_entropy_rate(self.process, log_score, x0, x_t, t)
+    rate = divergences.released_rate if self.form == 'released' else divergences.score_entropy_rate
+    return change * rate(self.process, log_score, x0, x_t, t)
 
 
 def _settled_weights(settled_BxL: jax.Array, width: int) -> jax.Array:
@@ -281,4 +287,4 @@ def reading_nats(
     settle_step=hyperschedule.settle_step,
     dropout_key=dropout_key,
   )
-  return optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, tokens)
+  return tokenwise(divergences.cross_entropy, logits_BxLxV, tokens)

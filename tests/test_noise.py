@@ -255,9 +255,6 @@ def test_rates_are_the_derivative_of_the_survivals(process):
   np.testing.assert_allclose(sigma_rate, sigma_slope, rtol=1e-6)
 
 
-@pytest.mark.xfail(
-  strict=True, reason='1 - sin(πt/2) is formed by subtraction', raises=AssertionError
-)
 @pytest.mark.parametrize('gamma', [0.1, 0.5])
 def test_cosine_clock_is_precise_near_its_end(gamma):
   """float32 at σ of 5, 9 and 12: survivals, changes and σ to 1e-4 of float64."""
