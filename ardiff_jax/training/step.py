@@ -64,14 +64,15 @@ def make_train_step(
       examples = Examples(tokens, counted, uniform, keys)
       dropout_key = rng.stream(root_key, 'dropout', state.step, index) if dropout else None
       loss, grads = jax.value_and_grad(loss_sum)(state.params, examples, hyperschedule, dropout_key)
-      return jax.tree.map(jnp.add, carry, (loss, grads)), None
+      # float32 like the rest, so that devices add them up in one exchange
+      count = counted.sum(dtype=jnp.float32)
+      return jax.tree.map(jnp.add, carry, (count, loss, grads)), None
 
-    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+    zero = jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
     examples = batch['tokens'], batch['loss_mask'], uniform, jnp.arange(batch_size)
     parts = [_split_batch(x, accumulate) for x in examples]
-    (loss, grads), _ = jax.lax.scan(microbatch, zero, (jnp.arange(accumulate), *parts))
-    count = jnp.maximum(batch['loss_mask'].sum(), 1).astype(jnp.float32)
-    loss, grads = jax.tree.map(lambda x: x / count, (loss, grads))
+    (count, loss, grads), _ = jax.lax.scan(microbatch, zero, (jnp.arange(accumulate), *parts))
+    loss, grads = jax.tree.map(lambda x: x / jnp.maximum(count, 1.0), (loss, grads))
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
