@@ -1,7 +1,8 @@
 """Measures speed, as a share of what a plain matrix product reaches in the same process.
 
   python -m ardiff_jax.bench train_step [--config=configs/epsilon_hybrid.py:tiny]
-  python -m ardiff_jax.bench sampler    [--config=...]
+  python -m ardiff_jax.bench sampler    [--config=configs/bd3lm.py:tiny]     with and without cache
+  python -m ardiff_jax.bench attention  [--config=configs/bd3lm.py:tiny]     doubled training
 
 Only products of matrices are counted as useful work, so recomputation (remat) is not.
 """
@@ -26,7 +27,7 @@ _SAMPLER_BATCH = 4
 
 def main(benchmark: str) -> None:
   config = cli.read_config(_CONFIG)
-  measure = {'train_step': bench_train_step, 'sampler': bench_sampler}[benchmark]
+  measure = BENCHMARKS[benchmark]
   result = measure(config, _VOCAB_SIZE.value, _REPEATS.value)
   width = max(map(len, result))
   for name, value in result.items():
@@ -35,6 +36,91 @@ def main(benchmark: str) -> None:
 
 def bench_train_step(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str, Any]:
   """Returns timings of the training step on random text, data loading left out."""
+  _, run = _train_step(config, vocab_size)
+  tokens_per_step = config.train.batch_size * config.data.length
+  flops = 3 * forward_flops_per_token(config, vocab_size) * tokens_per_step
+  (seconds,), peak, first = _time_all([run], repeats, config.model.dtype)
+  return _machine() | {'first run, s': first[0]} | _rates(seconds, tokens_per_step, flops, peak)
+
+
+def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str, Any]:
+  """Returns timings of generating four texts from nothing with random parameters, with a cache and
+  without, turn about."""
+  import flax.linen as nn
+  import jax
+  import jax.numpy as jnp
+
+  from ardiff_jax import method as method_lib
+  from ardiff_jax.sampling.loop import generate
+
+  method = method_lib.build(config, vocab_size, bos_id=0, eos_id=1)
+  schedule = method_lib.make_hyperschedule(config, num_levels=config.sampling.steps)
+  name = config.sampling.sampler
+  stepper = method_lib.make_stepper(method, name, config.sampling.eta)
+  params = nn.unbox(method.denoise.init(jax.random.key(0), config.data.length))
+  shape = _SAMPLER_BATCH, config.data.length
+  sampler = jax.jit(generate, static_argnames=('denoise', 'process', 'stepper', 'use_cache'))
+  nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+  keys = jax.random.split(jax.random.key(1), _SAMPLER_BATCH)
+
+  def run(use_cache: bool) -> None:
+    process = method.generation_process
+    args = method.denoise, params, process, stepper, schedule, *nothing, keys
+    jax.block_until_ready(sampler(*args, use_cache=use_cache))
+
+  kinds = {'uncached': False} | ({'cached': True} if method.denoise.is_cacheable else {})
+  runs = [lambda use_cache=use_cache: run(use_cache) for use_cache in kinds.values()]
+  times, peak, _ = _time_all(runs, repeats, config.model.dtype)
+  tokens = math.prod(shape)
+  result = _machine() | {'sampler': f'{name}, {schedule.name}', 'network calls': schedule.num_steps}
+  medians = {kind: statistics.median(x) for kind, x in zip(kinds, times, strict=True)}
+  for kind, median in medians.items():
+    result[f'{kind}, tokens/s'] = tokens / median
+    result[f'{kind}, ms a call'] = 1e3 * median / schedule.num_steps
+  if 'cached' in medians:
+    result['cached : uncached'] = medians['uncached'] / medians['cached']
+  return result | {'matrix product GFLOP/s': peak / 1e9}
+
+
+def bench_attention(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str, Any]:
+  """Returns timings and memory of a plain training step, of a doubled one, and of a doubled one
+  whose attention meets all pairs of rows; turn about."""
+  from ardiff_jax.models.denoiser import Denoiser
+
+  class AllPairs(Denoiser):
+    def tiled(self, *args, span, **kwargs):
+      return super().tiled(*args, span=None, **kwargs)
+
+  config.objective.doubled = True
+  plain = config.copy_and_resolve_references()
+  plain.hyperschedule.name, plain.objective.doubled = 'flat', False
+  all_pairs = lambda denoise: AllPairs(**vars(denoise))  # noqa: E731
+  kinds = {'plain': (plain, None), 'doubled': (config, None), 'all pairs': (config, all_pairs)}
+  compiled, runs = zip(
+    *(_train_step(x, vocab_size, change) for x, change in kinds.values()), strict=True
+  )
+  times, peak, _ = _time_all(list(runs), repeats, config.model.dtype)
+  medians = {kind: statistics.median(x) for kind, x in zip(kinds, times, strict=True)}
+  result = _machine()
+  for kind, program in zip(kinds, compiled, strict=True):
+    result[f'{kind}, s'] = medians[kind]
+    result[f'{kind}, temporary MiB'] = program.memory_analysis().temp_size_in_bytes / 2**20
+  result['doubled : plain'] = medians['doubled'] / medians['plain']
+  result['all pairs : doubled'] = medians['all pairs'] / medians['doubled']
+  return result | {'matrix product GFLOP/s': peak / 1e9}
+
+
+BENCHMARKS = {
+  'train_step': bench_train_step,
+  'sampler': bench_sampler,
+  'attention': bench_attention,
+}
+
+
+def _train_step(
+  config: ConfigDict, vocab_size: int, change: Callable[[Any], Any] | None = None
+) -> tuple[Any, Callable[[], None]]:
+  """Returns the compiled training step, its denoiser changed, and a call that runs it once."""
   import jax
   import jax.numpy as jnp
 
@@ -44,11 +130,11 @@ def bench_train_step(config: ConfigDict, vocab_size: int, repeats: int) -> dict[
   from ardiff_jax.training.step import make_train_step
 
   mesh = mesh_lib.make_mesh(config.mesh)
-  method = method_lib.build(config, vocab_size, bos_id=0)
+  method = method_lib.build(config, vocab_size, bos_id=0, eos_id=1)
   optimizer, _ = make_optimizer(config.train)
   step_fn = jax.jit(
     make_train_step(
-      method.denoise,
+      change(method.denoise) if change else method.denoise,
       method.objective,
       optimizer,
       ema_decay=config.train.ema_decay,
@@ -63,46 +149,15 @@ def bench_train_step(config: ConfigDict, vocab_size: int, repeats: int) -> dict[
   schedule = mesh_lib.repeat(mesh, method.hyperschedule)
   key = mesh_lib.repeat(mesh, jax.random.key(0))
   state = init_state(method.denoise, optimizer, config.data.length, 0, mesh)
+  with mesh_lib.use(mesh):
+    compiled = step_fn.lower(state, batch, schedule, key).compile()
 
   def run() -> None:
     nonlocal state
-    with mesh_lib.use(mesh):
-      state, _ = step_fn(state, batch, schedule, key)
+    state, _ = compiled(state, batch, schedule, key)
     jax.block_until_ready(state)
 
-  tokens_per_step = math.prod(shape)
-  flops = 3 * forward_flops_per_token(config, vocab_size) * tokens_per_step
-  return _report(run, repeats, tokens_per_step, flops, config.model.dtype)
-
-
-def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str, Any]:
-  """Returns timings of generating four texts from nothing, with random parameters."""
-  import flax.linen as nn
-  import jax
-  import jax.numpy as jnp
-
-  from ardiff_jax import method as method_lib
-  from ardiff_jax.sampling.loop import generate
-
-  method = method_lib.build(config, vocab_size, bos_id=0)
-  schedule = method_lib.make_hyperschedule(config, num_levels=config.sampling.steps)
-  name = config.sampling.sampler
-  stepper = method_lib.make_stepper(method, name, config.sampling.eta)
-  params = nn.unbox(method.denoise.init(jax.random.key(0), config.data.length))
-  shape = _SAMPLER_BATCH, config.data.length
-  sampler = jax.jit(generate, static_argnames=('denoise', 'process', 'stepper'))
-  nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
-  keys = jax.random.split(jax.random.key(1), _SAMPLER_BATCH)
-
-  def run() -> None:
-    jax.block_until_ready(
-      sampler(method.denoise, params, method.generation_process, stepper, schedule, *nothing, keys)
-    )
-
-  tokens = math.prod(shape)
-  flops = forward_flops_per_token(config, vocab_size) * tokens * schedule.num_steps
-  result = _report(run, repeats, tokens, flops, config.model.dtype)
-  return result | {'network calls': schedule.num_steps, 'sampler': f'{name}, {schedule.name}'}
+  return compiled, run
 
 
 def forward_flops_per_token(config: ConfigDict, vocab_size: int) -> float:
@@ -119,24 +174,32 @@ def forward_flops_per_token(config: ConfigDict, vocab_size: int) -> float:
   return model.num_layers * (projections + attention + mlp + modulation) + head
 
 
-def _report(
-  run: Callable[[], None], repeats: int, tokens: int, flops: float, dtype: str
-) -> dict[str, Any]:
+def _time_all(
+  runs: list[Callable[[], None]], repeats: int, dtype: str
+) -> tuple[list[list[float]], float, list[float]]:
+  """Returns seconds of each repeat of each run, the FLOP/s of a matrix product, and the seconds of
+  each first run; turn about, so that what else the machine does meets all alike."""
+  first = [_time(run) for run in runs]
+  seconds, matmul = [[] for _ in runs], []
+  for _ in range(repeats):
+    for run, times in zip(runs, seconds, strict=True):
+      times.append(_time(run))
+    matmul.append(_matmul_flops_per_second(dtype))
+  return seconds, statistics.median(matmul), first
+
+
+def _machine() -> dict[str, str]:
   import jax
 
-  began = time.perf_counter()
-  run()
-  compile_seconds = time.perf_counter() - began
-  run()
-  seconds, matmul = [], []
-  for _ in range(repeats):  # turn about, so that what else the machine does meets both
-    seconds.append(_time(run))
-    matmul.append(_matmul_flops_per_second(dtype))
-  median, peak = statistics.median(seconds), statistics.median(matmul)
   return {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'versions': f'jax {jax.__version__}, flax {importlib.metadata.version("flax")}',
-    'first run, s': compile_seconds,
+  }
+
+
+def _rates(seconds: list[float], tokens: int, flops: float, peak: float) -> dict[str, Any]:
+  median = statistics.median(seconds)
+  return {
     'median, s': median,
     'range, s': f'{min(seconds):.4g} to {max(seconds):.4g}',
     'tokens/s': tokens / median,
@@ -164,4 +227,4 @@ def _time(run: Callable[[], None]) -> float:
 
 
 if __name__ == '__main__':
-  cli.run(main, choices=('train_step', 'sampler'))
+  cli.run(main, choices=tuple(BENCHMARKS))

@@ -55,12 +55,24 @@ class Hyperschedule:
     name: how it was made, e.g. "block(length=16, width=4, num_levels=8)".
     always_active: whether every position is active at every step, so that no row of the network
       ever needs hiding from another.
+    left_to_right: whether at every step the settled positions come first, the active next and the
+      worthless last.
+    window_size: the most positions that are active at one step.
+    group_size: the most positions that settle at one step.
+    tiling: 'block', 'slide' or 'hybrid', whose windows at some rows tile the sequence; '' for the
+      others.
+    width: w of those; 0 for the others.
   """
 
   levels: np.ndarray | jax.Array
   num_levels: int = dataclasses.field(metadata={'static': True})
   name: str = dataclasses.field(metadata={'static': True})
   always_active: bool = dataclasses.field(metadata={'static': True})
+  left_to_right: bool = dataclasses.field(metadata={'static': True})
+  window_size: int = dataclasses.field(metadata={'static': True})
+  group_size: int = dataclasses.field(metadata={'static': True})
+  tiling: str = dataclasses.field(default='', metadata={'static': True})
+  width: int = dataclasses.field(default=0, metadata={'static': True})
 
   @property
   def num_steps(self) -> int:
@@ -111,14 +123,6 @@ class Hyperschedule:
     return self.num_levels == 1 and len(np.unique(self.settle_step)) == self.length
 
   @property
-  def window(self) -> np.ndarray:
-    """int32[S, W], the active positions of each step, ascending, padded with -1."""
-    active_SxL = np.asarray(self.regions(np.arange(self.num_steps))) == Region.ACTIVE
-    width = int(active_SxL.sum(axis=1).max())
-    order_SxL = np.argsort(~active_SxL, axis=1, kind='stable')[:, :width]
-    return np.where(np.take_along_axis(active_SxL, order_SxL, 1), order_SxL, -1).astype(np.int32)
-
-  @property
   def settle_step(self) -> np.ndarray | jax.Array:
     """int32[L], the first row at which each position is settled: its place in the order."""
     return (self.levels > 0).sum(axis=0).astype('int32')
@@ -141,14 +145,14 @@ def block(length: int, width: int, num_levels: int) -> Hyperschedule:
   """One block of `width` after another (BD3-LM, semi-autoregressive); S = T·⌈L/w⌉."""
   _check_width(length, width)
   name = f'block(length={length}, width={width}, num_levels={num_levels})'
-  return _staggered(num_levels * (np.arange(length) // width), num_levels, name)
+  return _staggered(num_levels * (np.arange(length) // width), num_levels, name, 'block', width)
 
 
 def slide(length: int, width: int, num_levels: int) -> Hyperschedule:
   """A window of `width` slides over the text (HDLM's slide annealing); S = T + ⌊(L-1)·T/w⌋."""
   _check_width(length, width)
   name = f'slide(length={length}, width={width}, num_levels={num_levels})'
-  return _staggered(np.arange(length) * num_levels // width, num_levels, name)
+  return _staggered(np.arange(length) * num_levels // width, num_levels, name, 'slide', width)
 
 
 def hybrid(length: int, width: int, num_levels: int) -> Hyperschedule:
@@ -156,7 +160,8 @@ def hybrid(length: int, width: int, num_levels: int) -> Hyperschedule:
   _check_width(length, width)
   name = f'hybrid(length={length}, width={width}, num_levels={num_levels})'
   block_L, offset_L = np.divmod(np.arange(length), width)
-  return _staggered(offset_L + block_L * (num_levels + width - 1), num_levels, name)
+  start_L = offset_L + block_L * (num_levels + width - 1)
+  return _staggered(start_L, num_levels, name, 'hybrid', width)
 
 
 def ar_diffusion(length: int, num_levels: int) -> Hyperschedule:
@@ -222,18 +227,34 @@ def from_levels(levels: np.ndarray, num_levels: int) -> Hyperschedule:
 BY_NAME = {f.__name__: f for f in (autoregressive, flat, block, slide, hybrid, ar_diffusion)}
 
 
-def _staggered(start: np.ndarray, num_levels: int, name: str) -> Hyperschedule:
+def _staggered(
+  start: np.ndarray, num_levels: int, name: str, tiling: str = '', width: int = 0
+) -> Hyperschedule:
   """Builds clip(T + start[i] - s, 0, T), as long as the last position needs."""
   _check_num_levels(name, num_levels)
   steps = np.arange(num_levels + start.max() + 1)
-  return _make(np.clip(num_levels + start[None] - steps[:, None], 0, num_levels), num_levels, name)
+  levels = np.clip(num_levels + start[None] - steps[:, None], 0, num_levels)
+  return _make(levels, num_levels, name, tiling, width)
 
 
-def _make(levels: np.ndarray, num_levels: int, name: str) -> Hyperschedule:
+def _make(
+  levels: np.ndarray, num_levels: int, name: str, tiling: str = '', width: int = 0
+) -> Hyperschedule:
   levels = levels.astype(np.int32)
   levels.setflags(write=False)
-  always_active = bool((levels[:-1] > 0).all() and (levels[1:] < num_levels).all())
-  return Hyperschedule(levels, num_levels, name, always_active)
+  settled, worthless = levels[:-1] == 0, levels[1:] == num_levels
+  order = np.where(settled, 0, np.where(worthless, 2, 1))
+  return Hyperschedule(
+    levels,
+    num_levels,
+    name,
+    always_active=bool((order == 1).all()),
+    left_to_right=bool((np.diff(order, axis=1) >= 0).all()),
+    window_size=int((order == 1).sum(axis=1).max()),
+    group_size=int(((levels[1:] == 0) & ~settled).sum(axis=1).max()),
+    tiling=tiling,
+    width=width,
+  )
 
 
 def _in_row(wrong: np.ndarray, row: int) -> np.ndarray:

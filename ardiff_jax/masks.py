@@ -3,19 +3,25 @@
 A network pass runs over rows; each row shows one token and is of one kind:
 
   context   a settled token, shown clean; as a query it sees the context that settled no later,
-  window    an active token, shown as noise; it sees the whole context and the window,
+  window    an active token, shown as noise; it sees the context of its tile and that tile,
   dead      a worthless token; it sees nothing and is seen by nobody.
 
-Two rules choose the details. The order in which context sees context:
+Three rules choose the details. The order in which context sees context (`context`):
 
   causal        tokens that settled earlier, or with it and further left, itself included
   block_causal  tokens that settled no later (a block, a group)
-  full          every settled token
+  full          every settled token; what was computed for one changes with the next
 
-and what a window row i sees of window row j: `full` all, `causal` j <= i.
+and what a window row i sees of row j of its tile (`window`):
 
-For `block` of width 2 at its second block, context block_causal, window full (rows are queries,
-C context, W window, D dead):
+  full          everything
+  causal        j <= i
+  causal_next   j <= i + 1, where a row predicts the next token: it sees that token's present state
+
+and, of packed documents, only rows of the same `segment`.
+
+One pass over a canvas, `block` of width 2 at its second block, context block_causal, window full
+(rows are queries, C context, W window, D dead):
 
              C0 C1 W2 W3 D4 D5
         C0 [ 1  1  .  .  .  . ]
@@ -26,7 +32,24 @@ C context, W window, D dead):
         D5 [ .  .  .  .  .  . ]
 
 With context causal, C0 no longer sees C1; with window causal, W2 no longer sees W3.
+
+The doubled pass of training shows every position twice, clean as context and noisy in the window
+of its own tile (BD3-LM, arXiv 2503.09573, §3.2), so that one pass trains every block. Context
+causal, window causal:
+
+             W0 W1 W2 W3 C0 C1 C2 C3
+        W0 [ 1  .  .  .  .  .  .  . ]
+        W1 [ 1  1  .  .  .  .  .  . ]
+        W2 [ .  .  1  .  1  1  .  . ]
+        W3 [ .  .  1  1  1  1  .  . ]
+        C0 [ .  .  .  .  1  .  .  . ]
+        C1 [ .  .  .  .  1  1  .  . ]
+        C2 [ .  .  .  .  1  1  1  . ]
+        C3 [ .  .  .  .  1  1  1  1 ]
 """
+
+import functools
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -36,70 +59,151 @@ import numpy as np
 from ardiff_jax.hyperschedules import Region
 
 CONTEXT_RULES = ('causal', 'block_causal', 'full')
-WINDOW_RULES = ('full', 'causal')
+WINDOW_RULES = ('full', 'causal', 'causal_next')
 
-_NEVER = np.iinfo(np.int32).max  # rank of a row that is no context key
-_EVERYTHING = _NEVER - 1  # reach of a row that sees the whole context
+NEVER = np.iinfo(np.int32).max  # rank of a row that is no context key
+_EVERYTHING = NEVER - 1  # reach of a row that sees the whole context
+
+
+class Queries(NamedTuple):
+  """What decides which keys a row sees; int32[..., Q] each, see `AttentionMask`."""
+
+  reach: jax.Array
+  tile: jax.Array
+  position: jax.Array
+  segment: jax.Array | None
+
+
+class Keys(NamedTuple):
+  """What decides which queries see a row; int32[..., K] each, see `AttentionMask`. The rank is None
+  if all are in windows, the tile if all are context."""
+
+  rank: jax.Array | None
+  tile: jax.Array | None
+  position: jax.Array
+  segment: jax.Array | None
 
 
 @flax.struct.dataclass
 class AttentionMask:
-  """Row q may attend to row k iff
+  """Row q may attend to key k iff
 
-    rank[k] <= reach[q]                                  k is context that q may see, or
-    in_window[q] and in_window[k] and window_rule(q, k)  both are in the window.
+    rank[k] <= reach[q]                                k is context that q may see, or
+    tile[q] = tile[k] >= 0 and window_rule(q, k)       both are in one window,
+
+  and their segments, if any, are the same. Keys are the cached tokens, if any, then the rows.
 
   Attributes:
-    rank: int32[..., R], place of a context key in the order of settling.
+    rank: int32[..., R], place of a context key in the order of settling; NEVER for other rows.
     reach: int32[..., R], the last rank a query sees; -1 for none.
-    in_window: bool[..., R].
+    tile: int32[..., R], the window a row is in; -1 for none.
+    position: int32[..., R].
+    segment: int32[..., R], the document a row is in; None if there is but one.
+    cached: the keys in the cache; None without one.
     window: name of the window rule, static.
+    span: rows are sorted by position, `num_window` of the window and then the context from
+      position 0 on, and no row sees a key this many positions to its right, nor one of its tile
+      this many rows away; None if nothing is promised. Static.
+    num_window: static; unused without span.
   """
 
   rank: jax.Array
   reach: jax.Array
-  in_window: jax.Array
-  window: str = flax.struct.field(pytree_node=False)
+  tile: jax.Array
+  position: jax.Array
+  segment: jax.Array | None
+  cached: Keys | None = None
+  window: str = flax.struct.field(pytree_node=False, default='full')
+  span: int | None = flax.struct.field(pytree_node=False, default=None)
+  num_window: int = flax.struct.field(pytree_node=False, default=0)
 
-  def dense(self, positions: jax.Array) -> jax.Array:
-    """Returns bool[..., R, R], query by key, for rows at `positions`, int32[..., R]."""
-    context = self.rank[..., None, :] <= self.reach[..., :, None]
-    window = self.in_window[..., :, None] & self.in_window[..., None, :]
-    if self.window == 'causal':
-      positions = jnp.broadcast_to(positions, self.in_window.shape)
-      window &= positions[..., None, :] <= positions[..., :, None]
-    return context | window
+  @property
+  def queries(self) -> Queries:
+    return Queries(self.reach, self.tile, self.position, self.segment)
+
+  @property
+  def keys(self) -> Keys:
+    """Those of the rows alone."""
+    return Keys(self.rank, jnp.where(self.tile < 0, -2, self.tile), self.position, self.segment)
+
+  def dense(self) -> jax.Array:
+    """Returns bool[..., R, C+R], query by key, the cached keys first."""
+    parts = [self.keys] if self.cached is None else [self.cached, self.keys]
+    return jnp.concatenate([visible(self.queries, keys, self.window) for keys in parts], axis=-1)
+
+
+def visible(queries: Queries, keys: Keys, window: str) -> jax.Array:
+  """Returns bool[..., Q, K], whether each query may attend to each key."""
+  q = Queries(*(None if x is None else x[..., :, None] for x in queries))
+  k = Keys(*(None if x is None else x[..., None, :] for x in keys))
+  ways = []
+  if k.rank is not None:
+    ways.append(k.rank <= q.reach)
+  if k.tile is not None:
+    together = k.tile == q.tile
+    if window != 'full':
+      together &= k.position <= q.position + (window == 'causal_next')
+    ways.append(together)
+  allowed = functools.reduce(jnp.logical_or, ways)
+  return allowed if q.segment is None else allowed & (k.segment == q.segment)
+
+
+def settling_rank(settle_step: jax.Array) -> jax.Array:
+  """Returns int32[L], each position's place in the order of settling, ties from left to right.
+
+  Args:
+    settle_step: int32[L], see `Hyperschedule.settle_step`.
+  """
+  return jnp.argsort(jnp.argsort(settle_step, stable=True)).astype(jnp.int32)
+
+
+def context_reach(settle_step: jax.Array, context: str) -> jax.Array:
+  """Returns int32[L], the last `settling_rank` that each position sees once it is context.
+
+  Raises:
+    ValueError: an unknown rule.
+  """
+  match context:
+    case 'causal':
+      return settling_rank(settle_step)
+    case 'block_causal':
+      return (jnp.searchsorted(jnp.sort(settle_step), settle_step, side='right') - 1).astype(
+        jnp.int32
+      )
+    case 'full':
+      return jnp.full(settle_step.shape, _EVERYTHING, jnp.int32)
+  raise ValueError(f'unknown context rule {context!r}; known: {", ".join(CONTEXT_RULES)}')
 
 
 def from_regions(
-  regions: jax.Array, settle_step: jax.Array, *, context: str, window: str
+  regions: jax.Array,
+  settle_step: jax.Array,
+  *,
+  context: str,
+  window: str,
+  segments: tuple[jax.Array, jax.Array] | None = None,
 ) -> AttentionMask:
-  """Returns the mask of rows that show one token each.
+  """Returns the mask of rows that show one position each, in one row of the hyperschedule.
 
   Args:
     regions: int8[..., R], the `Region` of each row's token.
-    settle_step: int32[R], when each row's token settles; see `Hyperschedule.settle_step`.
+    settle_step: int32[R], when each row's token settles.
     context: one of CONTEXT_RULES.
     window: one of WINDOW_RULES.
+    segments: int32[..., R] of context rows and int32[...] of the window; None for one document.
   """
-  order = jnp.broadcast_to(_settling_order(jnp.asarray(settle_step), context), regions.shape)
-  is_context = regions == Region.SETTLED
-  in_window = regions == Region.ACTIVE
+  settle_step, shape = jnp.asarray(settle_step), regions.shape
+  is_context, in_window = regions == Region.SETTLED, regions == Region.ACTIVE
+  rank = jnp.broadcast_to(settling_rank(settle_step), shape)
+  reach = jnp.broadcast_to(context_reach(settle_step, context), shape)
+  segment = None
+  if segments is not None:
+    segment = jnp.where(is_context, segments[0], segments[1][..., None])
   return AttentionMask(
-    rank=jnp.where(is_context, order, _NEVER),
-    reach=jnp.where(is_context, order, jnp.where(in_window, _EVERYTHING, -1)),
-    in_window=in_window,
+    rank=jnp.where(is_context, rank, NEVER),
+    reach=jnp.where(is_context, reach, jnp.where(in_window, _EVERYTHING, -1)),
+    tile=jnp.where(in_window, 0, -1),
+    position=jnp.broadcast_to(jnp.arange(shape[-1]), shape),
+    segment=segment,
     window=window,
   )
-
-
-def _settling_order(settle_step: jax.Array, context: str) -> jax.Array:
-  """Returns int32[R], so that context i sees context j iff order[j] <= order[i]."""
-  match context:
-    case 'causal':  # lexicographic in (settle step, position), as ranks
-      return jnp.argsort(jnp.argsort(settle_step, stable=True)).astype(jnp.int32)
-    case 'block_causal':
-      return settle_step.astype(jnp.int32)
-    case 'full':
-      return jnp.zeros(settle_step.shape, jnp.int32)
-  raise ValueError(f'unknown context rule {context!r}; known: {", ".join(CONTEXT_RULES)}')

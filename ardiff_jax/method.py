@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ardiff_jax import hyperschedules, noise
+from ardiff_jax import hyperschedules, noise, rows
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser, make_denoiser
@@ -29,6 +29,8 @@ OBJECTIVES = {
   'score_entropy': ScoreEntropy,
 }
 STEPPERS = {'ancestral': steppers.Ancestral, 'acs': steppers.AdaptiveCorrection}
+
+CACHES = ('auto', 'on', 'off')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +70,14 @@ class Method:
     return self.process
 
 
-def build(config: ConfigDict, vocab_size: int, bos_id: int) -> Method:
+def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Method:
   """Assembles the method of a config.
 
   Args:
     config: a whole experiment config.
     vocab_size: V of the tokenizer.
     bos_id: token in front of the text.
+    eos_id: token that ends a document.
 
   Raises:
     UserError: an unknown name or a value out of range, with the key it came from.
@@ -85,11 +88,18 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int) -> Method:
   with _blaming('model'):
     network = Transformer(TransformerConfig(vocab_size=vocab_size, **config.model))
   with _blaming('denoiser'):
-    denoise = make_denoiser(network, schedule, bos_id=bos_id, **config.denoiser)
+    denoise = make_denoiser(network, schedule, bos_id=bos_id, eos_id=eos_id, **config.denoiser)
   with _blaming('objective'):
     objective = _call(
       OBJECTIVES, config.objective, process=process, width=config.hyperschedule.width
     )
+    if getattr(objective, 'doubled', False):
+      rows.check_tiling(schedule)
+      if denoise.rules.context == 'full':
+        raise ValueError(
+          'a doubled pass computes the context once, so it cannot be full; supported: '
+          'config.denoiser.context causal, block_causal'
+        )
     if isinstance(objective, NextToken) and not denoise.is_causal:
       raise ValueError(
         'next_token needs denoiser alignment shifted, context causal, window causal: '
@@ -125,10 +135,7 @@ def on_schedule(method: Method, hyperschedule: Hyperschedule, own_chain: bool) -
     denoise = make_denoiser(
       old.network,
       hyperschedule,
-      alignment=old.alignment,
-      context=old.context,
-      window=old.window,
-      bos_id=old.bos_id,
+      **dataclasses.asdict(old.rules),
     )
   return dataclasses.replace(
     method, hyperschedule=hyperschedule, denoise=denoise, own_chain=own_chain
@@ -152,7 +159,7 @@ def parse_hyperschedule(text: str, length: int) -> Hyperschedule:
 
 def check(config: ConfigDict) -> None:
   """Raises UserError for what `build` or sampling by the config's defaults would refuse."""
-  method = build(config, vocab_size=2, bos_id=0)
+  method = build(config, vocab_size=2, bos_id=0, eos_id=0)
   make_hyperschedule(config, config.sampling.steps)
   make_stepper(method, config.sampling.sampler, config.sampling.eta)
   if not 0.0 <= config.sampling.temperature < math.inf:
@@ -194,6 +201,26 @@ def make_stepper(method: Method, name: str, eta: float) -> Stepper:
     )
   with _blaming('sampling'):
     return _call(STEPPERS, {'name': name, 'eta': eta})
+
+
+def choose_cache(method: Method, cache: str) -> bool:
+  """Returns whether to sample with a key/value cache, given 'auto', 'on' or 'off'.
+
+  Raises:
+    UserError: another word, or 'on' where nothing can be cached.
+  """
+  if cache not in CACHES:
+    raise UserError(f'cache must be one of {", ".join(CACHES)}, got {cache!r}')
+  cacheable = method.denoise.is_cacheable
+  if cache == 'on' and not cacheable:
+    why = (
+      f'{method.hyperschedule.name} has no settled tokens to cache while it generates'
+      if method.denoise.always_active
+      else 'with config.denoiser.context=full settled tokens see those that settle later, so that '
+      'their keys change; supported: causal, block_causal'
+    )
+    raise UserError(f'--cache=on: {why}')
+  return cacheable and cache != 'off'
 
 
 def _call(known: dict[str, Any], settings: ConfigDict | dict, **extra: Any) -> Any:

@@ -104,6 +104,7 @@ class Model:
     steps: int | None = None,
     temperature: float | None = None,
     seed: int = 0,
+    cache: str = 'auto',
     trace: bool = False,
   ) -> list[Sample]:
     """Generates texts of config.data.length tokens, each from its own random key.
@@ -115,6 +116,8 @@ class Model:
       steps: T, noise levels a token passes; None for the config's.
       temperature: divides the logits; 0 takes the most likely token; None for the config's.
       seed: of all random draws.
+      cache: 'on' computes keys and values of settled tokens once, 'off' at every call, with the
+        same result; 'auto' is 'on' where there is something to cache.
       trace: whether to keep the canvas after each step.
 
     Raises:
@@ -134,6 +137,7 @@ class Model:
       raise UserError(f'seed must be from 0 to 2**32 - 1, got {seed}')
     stepper = method_lib.make_stepper(self.method, sampler, settings.eta)
     schedule = method_lib.make_hyperschedule(self.config, num_levels=steps)
+    use_cache = method_lib.choose_cache(self.method, cache)
     tokens_L, given_L = self._canvas(prompt)
 
     began = time.perf_counter()
@@ -154,6 +158,7 @@ class Model:
         given,
         keys,
         temperature=temperature,
+        use_cache=use_cache,
         trace=trace,
       )
       result = jax.device_get(result)
@@ -239,7 +244,9 @@ class Model:
     return tokens_L, np.arange(length) < len(ids)
 
 
-_generate = jax.jit(generate, static_argnames=('denoise', 'process', 'stepper', 'trace'))
+_generate = jax.jit(
+  generate, static_argnames=('denoise', 'process', 'stepper', 'use_cache', 'trace')
+)
 
 
 def load(directory: str | os.PathLike) -> Model:
@@ -263,7 +270,7 @@ def load(directory: str | os.PathLike) -> Model:
       'tokenizer': {'name': tokenizer.name, 'vocab_size': tokenizer.vocab_size},
     },
   )
-  method = method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id)
+  method = method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id)
   mesh = mesh_lib.fitting_mesh(config.mesh)
   optimizer, _ = make_optimizer(config.train)
   abstract = abstract_state(method.denoise, optimizer, config.data.length, config.seed, mesh)

@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from ardiff_jax import divergences
+from ardiff_jax import rows as rows_lib
 from ardiff_jax.hyperschedules import Hyperschedule, Region
 from ardiff_jax.models.denoiser import Denoiser
-from ardiff_jax.noise import Absorbing, EpsilonHybrid, GammaHybrid, Uniform
+from ardiff_jax.noise import Absorbing, EpsilonHybrid, GammaHybrid, Process, Uniform
+from ardiff_jax.rows import Rows
 from ardiff_jax.tokenwise import tokenwise
 
 WEIGHTINGS = ('annealed', 'importance')
@@ -83,6 +85,7 @@ class WeightedCrossEntropy:
     continuous_time: v ~ U[0, 1) rather than v = 0.
     time_range: times t in (0, 1] are squeezed into this range, which leaves out those whose weights
       vary most (the clipped schedules of BD3-LM, arXiv 2503.09573, §4.3); (0, 1) for the bound.
+    doubled: whether every position is trained in one pass, see `rows.tiled`.
   """
 
   process: Absorbing | EpsilonHybrid
@@ -90,6 +93,7 @@ class WeightedCrossEntropy:
   weighting: str = 'annealed'
   continuous_time: bool = True
   time_range: tuple[float, float] = (0.0, 1.0)
+  doubled: bool = False
 
   def __post_init__(self):
     if not self.visible_weight >= 0.0:
@@ -115,34 +119,35 @@ class WeightedCrossEntropy:
     dropout_key: jax.Array | None = None,
   ) -> jax.Array:
     """Returns float32[B, L], the weighted loss of each position."""
-    step_B, within_B = split_row(examples.uniform, hyperschedule.num_steps)
+    draw = rows_lib.tiled if self.doubled else rows_lib.one_row
+    rows = draw(hyperschedule, examples.uniform)
     if not self.continuous_time:
-      within_B = jnp.zeros_like(within_B)
-    levels = jnp.asarray(hyperschedule.levels)  # a traced row cannot index a numpy array
-    level_BxL = levels[step_B]
-    drop_BxL = level_BxL - levels[step_B + 1]
+      rows = rows._replace(within=jnp.zeros_like(rows.within))
     low, high = self.time_range
-    t_BxL = (level_BxL - within_B[:, None] * drop_BxL) / hyperschedule.num_levels
-    t_BxL = jnp.where(level_BxL > 0, low + (high - low) * t_BxL, 0.0)
-    t_BxL = jnp.where(examples.counted, t_BxL, 0.0)
+    t_BxL = _time(hyperschedule, rows, examples.counted)
+    t_BxL = jnp.where(t_BxL > 0.0, low + (high - low) * t_BxL, 0.0)
 
     noisy = jax.vmap(self.process.corrupt)(examples.keys, examples.tokens, t_BxL)
-    logits_BxLxV = denoise(
+    logits_BxLxV = _predict(
+      denoise,
       params,
+      self.process,
+      hyperschedule,
+      rows,
+      examples,
       noisy.tokens,
-      sigma=self.process.sigma(t_BxL),
-      regions=hyperschedule.regions(step_B),
-      settle_step=hyperschedule.settle_step,
-      dropout_key=dropout_key,
+      t_BxL,
+      dropout_key,
+      self.doubled,
     )
     nats_BxL = tokenwise(divergences.cross_entropy, logits_BxLxV, examples.tokens)
 
-    change_BxL = hyperschedule.num_steps * drop_BxL / hyperschedule.num_levels
+    change_BxL = rows.num_rows * rows.drop / hyperschedule.num_levels
     if self.continuous_time:
       masked_weight = change_BxL / jnp.where(t_BxL > 0.0, t_BxL, 1.0)
     else:
-      s_BxL = low + (high - low) * (level_BxL - drop_BxL) / hyperschedule.num_levels
-      masked_weight = hyperschedule.num_steps * self.process.reveal_prob(t_BxL, s_BxL)
+      s_BxL = low + (high - low) * (rows.level - rows.drop) / hyperschedule.num_levels
+      masked_weight = rows.num_rows * self.process.reveal_prob(t_BxL, s_BxL)
     epsilon = self.process.epsilon if isinstance(self.process, EpsilonHybrid) else 0.0
     visible_weight = change_BxL * self.visible_weight
     visible_weight *= jnp.where(noisy.resampled, 1.0 - epsilon, epsilon)
@@ -166,6 +171,7 @@ class ScoreEntropy:
     settled_weight: weight of the cross-entropy of settled tokens, for whose block of `width` among
       n the factor is b/(n-1) (HDLM's auxiliary loss).
     width: of those blocks.
+    doubled: whether every position is trained in one pass, see `rows.tiled`.
   """
 
   process: Absorbing | Uniform | GammaHybrid
@@ -173,6 +179,7 @@ class ScoreEntropy:
   form: str = 'exact'
   settled_weight: float = 0.0
   width: int = 1
+  doubled: bool = False
 
   def __post_init__(self):
     if not isinstance(self.process, Absorbing | Uniform | GammaHybrid):
@@ -184,6 +191,11 @@ class ScoreEntropy:
       raise ValueError(f'head {self.head!r} must be one of {", ".join(HEADS)}')
     if self.form not in FORMS:
       raise ValueError(f'form {self.form!r} must be one of {", ".join(FORMS)}')
+    if self.doubled and self.settled_weight:
+      raise ValueError(
+        'settled_weight needs predictions of settled tokens, which a doubled pass does not make: '
+        'set settled_weight to 0 or doubled to False'
+      )
 
   def __call__(
     self,
@@ -195,31 +207,23 @@ class ScoreEntropy:
   ) -> jax.Array:
     """Returns float32[B, L], the weighted loss of each position."""
     process, x0 = self.process, examples.tokens
-    step_B, within_B = split_row(examples.uniform, hyperschedule.num_steps)
-    levels = jnp.asarray(hyperschedule.levels)  # a traced row cannot index a numpy array
-    level_BxL = levels[step_B]
-    drop_BxL = level_BxL - levels[step_B + 1]
-    t_BxL = (level_BxL - within_B[:, None] * drop_BxL) / hyperschedule.num_levels
-    t_BxL = jnp.minimum(t_BxL, _LAST_TIME)  # the rate is that of a density, unbounded at t = 1
-    t_BxL = jnp.where(examples.counted, t_BxL, 0.0)
+    draw = rows_lib.tiled if self.doubled else rows_lib.one_row
+    rows = draw(hyperschedule, examples.uniform)
+    # the rate is that of a density, unbounded at t = 1
+    t_BxL = jnp.minimum(_time(hyperschedule, rows, examples.counted), _LAST_TIME)
 
     x_t = jax.vmap(process.sample)(examples.keys, x0, t_BxL)
-    logits_BxLxV = denoise(
-      params,
-      x_t,
-      sigma=process.sigma(t_BxL),
-      regions=hyperschedule.regions(step_B),
-      settle_step=hyperschedule.settle_step,
-      dropout_key=dropout_key,
+    logits_BxLxV = _predict(
+      denoise, params, process, hyperschedule, rows, examples, x_t, t_BxL, dropout_key, self.doubled
     )
-    moves = examples.counted & (drop_BxL > 0)
+    moves = examples.counted & (rows.drop > 0)
     inside_BxL = jnp.where(moves, t_BxL, 0.5)  # any time at which the rate is finite
-    change_BxL = hyperschedule.num_steps * drop_BxL / hyperschedule.num_levels
+    change_BxL = rows.num_rows * rows.drop / hyperschedule.num_levels
     change_BxL = jnp.where(moves, change_BxL, 0.0)
     per_token = x0, x_t, inside_BxL, change_BxL
     if not self.settled_weight:
       return tokenwise(self._changed, logits_BxLxV, *per_token)
-    weight_BxL = self.settled_weight * _settled_weights(level_BxL == 0, self.width)
+    weight_BxL = self.settled_weight * _settled_weights(rows.level == 0, self.width)
     weight_BxL = jnp.where(examples.counted, weight_BxL, 0.0)
 
     def loss(logits, x0, x_t, t, change, weight):
@@ -253,11 +257,49 @@ def _settled_weights(settled_BxL: jax.Array, width: int) -> jax.Array:
   return jnp.where(settled_BxL, share_BxL * length / count_B, 0.0)
 
 
-def split_row(uniform: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]:
-  """Splits float32[...] in [0, 1) into a row, int32[...] in 0..S-1, and the fraction within it."""
-  scaled = uniform * num_steps
-  step = jnp.minimum(scaled.astype(jnp.int32), num_steps - 1)
-  return step, jnp.clip(scaled - step, 0.0, 1.0 - 2.0**-24)
+def _time(hyperschedule: Hyperschedule, rows: Rows, counted: jax.Array) -> jax.Array:
+  """Returns float32[B, L], the time each position is shown at; 0 where it is given."""
+  t_BxL = (rows.level - rows.within * rows.drop) / hyperschedule.num_levels
+  return jnp.where(counted, t_BxL, 0.0)
+
+
+def _predict(
+  denoise: Denoiser,
+  params: dict,
+  process: Process,
+  hyperschedule: Hyperschedule,
+  rows: Rows,
+  examples: Examples,
+  canvas: jax.Array,
+  t_BxL: jax.Array,
+  dropout_key: jax.Array | None,
+  doubled: bool,
+) -> jax.Array:
+  """Returns float32[B, L, V], the prediction of every position from what its row shows."""
+  sigma, settle_step = process.sigma(t_BxL), hyperschedule.settle_step
+  if not doubled:
+    regions = hyperschedule.regions(rows.step[:, 0])
+    return denoise(
+      params,
+      canvas,
+      sigma=sigma,
+      regions=regions,
+      settle_step=settle_step,
+      dropout_key=dropout_key,
+    )
+  return denoise.tiled(
+    params,
+    examples.tokens,
+    canvas,
+    sigma=sigma,
+    tile=rows.tile,
+    num_settled=rows.num_settled,
+    settle_step=settle_step,
+    num_tiles=rows_lib.num_tiles(hyperschedule),
+    num_context=rows_lib.num_context(hyperschedule),
+    span=hyperschedule.width,
+    dropout_key=dropout_key,
+  )
 
 
 def reading_nats(

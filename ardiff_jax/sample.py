@@ -1,7 +1,8 @@
 """Generates text with a trained model.
 
   python -m ardiff_jax.sample --workdir=DIR [--prompt=TEXT] [--num_samples=4] [--sampler=acs]
-    [--steps=64] [--temperature=1.0] [--seed=0] [--out=FILE.jsonl]
+    [--steps=64] [--temperature=1.0] [--seed=0] [--cache=auto]
+    [--out=FILE.jsonl]
 
 Prints the texts, and appends a line per sample to DIR/samples.jsonl, or to --out.
 """
@@ -30,6 +31,9 @@ _STEPS = flags.DEFINE_integer(
 _TEMPERATURE = flags.DEFINE_float(
   'temperature', None, 'Divides the logits; 0 takes the most likely token.', lower_bound=0.0
 )
+_CACHE = flags.DEFINE_enum(
+  'cache', 'auto', ['auto', 'on', 'off'], 'Keys and values of settled tokens; same texts.'
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all random draws.')
 _OUT = flags.DEFINE_string('out', None, 'JSON-lines file instead of DIR/samples.jsonl.')
 
@@ -53,6 +57,7 @@ def main() -> None:
     steps=_STEPS.value,
     temperature=_TEMPERATURE.value,
     seed=_SEED.value,
+    cache=_CACHE.value,
     trace=True,
   )
   records = []

@@ -9,6 +9,7 @@ def get_base() -> ConfigDict:
   """Returns the shared config: 12 layers of 768 over 1,024 GPT-2 tokens."""
   c = ConfigDict()
   c.seed = 0
+  c.init_from = ''  # work directory of another run, whose parameters to start from
 
   c.data = ConfigDict()
   c.data.source = 'builtin'  # 'builtin', a file, a folder, 'a.txt,b.txt', or 'tfds:NAME'
@@ -41,7 +42,8 @@ def get_base() -> ConfigDict:
   c.denoiser = ConfigDict()
   c.denoiser.alignment = 'aligned'  # 'aligned' or 'shifted'
   c.denoiser.context = 'block_causal'  # 'causal', 'block_causal' or 'full'
-  c.denoiser.window = 'full'  # 'full' or 'causal'
+  c.denoiser.window = 'full'  # 'full', 'causal' or, shifted, 'causal_next'
+  c.denoiser.separate_documents = False  # whether tokens see their own document's context only
 
   c.model = ConfigDict(presets.SMALL)
   c.model.num_kv_heads = 0  # 0: as many as num_heads
@@ -57,6 +59,8 @@ def get_base() -> ConfigDict:
 
   c.objective = ConfigDict()
   c.objective.name = 'weighted_cross_entropy'  # or 'next_token', 'score_entropy'
+  # of weighted_cross_entropy and score_entropy:
+  c.objective.doubled = False  # train all positions in a pass; block, slide and hybrid only
   # of weighted_cross_entropy:
   c.objective.visible_weight = 1.0  # lambda of visible tokens, epsilon_hybrid only
   c.objective.weighting = 'annealed'  # or 'importance'

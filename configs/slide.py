@@ -2,8 +2,7 @@
 
   python -m ardiff_jax.train --config=configs/slide.py:tiny --workdir=runs/slide
 
-One row of the hyperschedule is trained per sequence, so most positions of a long text carry no
-loss at a given step.
+One pass over clean and noisy tokens trains every position: windows at rows T apart tile the text.
 """
 
 from configs import base
@@ -15,6 +14,7 @@ def get_config(size: str = ''):
   c.hyperschedule.name = 'slide'
   c.hyperschedule.width = 64
   c.hyperschedule.num_levels = 64
+  c.objective.doubled = True
   c.sampling.sampler = 'acs'
   c.sampling.steps = 64
   return base.finish(c, size)

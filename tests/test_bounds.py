@@ -432,7 +432,7 @@ def test_autoregressive_bound_of_a_real_network_is_its_reading_nats():
   """S masked passes of one token each, and one pass over clean text."""
   schedule = autoregressive(5)
   denoiser = make_denoiser(
-    NETWORK, schedule, alignment='shifted', context='causal', window='causal', bos_id=10
+    NETWORK, schedule, alignment='shifted', context='causal', window='causal', bos_id=10, eos_id=0
   )
   params = nn.meta.unbox(denoiser.init(jax.random.key(0), 5))
   tokens = jax.random.randint(jax.random.key(1), (4, 5), 0, 11)
@@ -455,7 +455,13 @@ def test_autoregressive_bound_of_a_real_network_is_its_reading_nats():
 def test_reading_refuses_a_denoiser_that_sees_what_it_predicts(rules):
   alignment, context, window = rules
   denoiser = make_denoiser(
-    NETWORK, autoregressive(5), alignment=alignment, context=context, window=window, bos_id=10
+    NETWORK,
+    autoregressive(5),
+    alignment=alignment,
+    context=context,
+    window=window,
+    bos_id=10,
+    eos_id=0,
   )
   with pytest.raises(ValueError, match='shifted, context causal, window causal'):
     reading_nats(denoiser, {}, jnp.zeros((1, 5), jnp.int32), autoregressive(5))

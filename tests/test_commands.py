@@ -225,13 +225,22 @@ def test_mistakes_end_with_status_2_and_a_plain_line(arguments, message):
 
 
 @pytest.mark.slow
-def test_bench_reports_a_ratio():
-  small = ['--config=configs/epsilon_hybrid.py:tiny', *SMALL, '--config.sampling.steps=4']
-  for benchmark in ('train_step', 'sampler'):
-    result = succeed('bench', benchmark, *small, '--repeats=2', '--vocab_size=50')
-    table = dict(line.split('  ', 1) for line in result.stdout.splitlines())
-    assert 0.0 < float(table['ratio']) < 2.0
-    assert float(table['tokens/s'].replace(',', '')) > 0
+@pytest.mark.parametrize(
+  'benchmark, config, ratio, rate',
+  [
+    ('train_step', 'epsilon_hybrid', 'ratio', 'tokens/s'),
+    ('sampler', 'epsilon_hybrid', 'uncached, ms a call', 'uncached, tokens/s'),
+    ('sampler', 'bd3lm', 'cached : uncached', 'cached, tokens/s'),
+    ('attention', 'bd3lm', 'doubled : plain', 'doubled, temporary MiB'),
+  ],
+)
+def test_bench_prints_a_table_of_ratios(benchmark, config, ratio, rate):
+  small = [f'--config=configs/{config}.py:tiny', *SMALL, '--config.sampling.steps=4']
+  result = succeed('bench', benchmark, *small, '--repeats=2', '--vocab_size=50')
+  table = dict(line.split('  ', 1) for line in result.stdout.splitlines())
+  assert float(table[ratio].replace(',', '')) > 0.0
+  assert float(table[rate].replace(',', '')) > 0.0
+  assert float(table['matrix product GFLOP/s'].replace(',', '')) > 0
 
 
 @pytest.mark.slow

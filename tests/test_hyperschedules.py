@@ -163,22 +163,26 @@ def test_window_of_a_known_schedule():
 
 
 @pytest.mark.parametrize('schedule', EVERY)
-def test_window_lists_the_active_positions(schedule):
-  """Exactly those, ascending, then -1; as wide as the busiest step."""
-  window = schedule.window
-  active = [np.flatnonzero(schedule.regions(s) == Region.ACTIVE) for s in range(schedule.num_steps)]
-  width = max(len(row) for row in active)
-  assert window.dtype == np.int32 and window.shape == (schedule.num_steps, width)
-  np.testing.assert_array_equal(window, [[*row, *[-1] * (width - len(row))] for row in active])
+def test_sizes_are_those_of_the_busiest_step(schedule):
+  steps = range(schedule.num_steps)
+  active = [(schedule.regions(s) == Region.ACTIVE).sum() for s in steps]
+  settling = [(schedule.settle_step == s + 1).sum() for s in steps]
+  assert (schedule.window_size, schedule.group_size) == (max(active), max(settling))
+
+
+@pytest.mark.parametrize('schedule', EVERY)
+def test_left_to_right_is_settled_then_active_then_worthless(schedule):
+  place = {Region.SETTLED: 0, Region.ACTIVE: 1, Region.WORTHLESS: 2}
+  order = [[place[r] for r in schedule.regions(s)] for s in range(schedule.num_steps)]
+  assert schedule.left_to_right == all(row == sorted(row) for row in order)
 
 
 @pytest.mark.parametrize('length, width, num_levels', [(6, 3, 3), (7, 3, 3), (8, 4, 4)])
 def test_window_is_as_wide_as_the_block(length, width, num_levels):
   for make in (block, slide, hybrid):
     schedule = make(length, width, num_levels)
-    assert schedule.window.shape[1] == width
-    inside = schedule.window >= 0
-    assert (np.diff(schedule.window, axis=1) == 1)[inside[:, 1:]].all()  # contiguous
+    assert schedule.window_size == schedule.width == width
+    assert schedule.left_to_right and schedule.tiling == make.__name__
 
 
 @pytest.mark.parametrize('schedule', EVERY)
@@ -192,7 +196,7 @@ def test_from_levels_takes_what_a_schedule_gives(schedule):
 def test_from_levels_takes_rows_in_which_nothing_moves_and_copies():
   levels = np.array([[2, 2], [2, 1], [2, 1], [0, 1], [0, 0]], np.int64)
   schedule = from_levels(levels, 2)
-  np.testing.assert_array_equal(schedule.window, [[1, -1], [1, -1], [0, 1], [1, -1]])
+  assert (schedule.window_size, schedule.group_size) == (2, 1)
   levels[0, 0] = 1
   assert schedule.levels[0, 0] == 2
 

@@ -8,7 +8,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'ardiff_jax'
 # Lower layers first; modules of one layer may not import each other, except inside a package.
 LAYERS = [
   {'errors', 'rng', 'progress', 'hyperschedules', 'noise', 'tokenwise'},
-  {'masks', 'divergences', 'workdir', 'data', 'cli', 'mesh'},
+  {'masks', 'rows', 'divergences', 'workdir', 'data', 'cli', 'mesh'},
   {'models'},
   {'objectives', 'sampling'},
   {'bounds', 'method', 'plots'},

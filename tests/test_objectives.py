@@ -29,7 +29,6 @@ from ardiff_jax.objectives import (
   NextToken,
   ScoreEntropy,
   WeightedCrossEntropy,
-  split_row,
 )
 
 VOCAB, LENGTH = 3, 2
@@ -243,16 +242,6 @@ def test_loss_of_an_example_is_its_own(objective):
   assert len(np.unique(whole)) > 4
   for rows in (np.array([3, 1, 7, 0, 2, 6, 5, 4]), np.arange(3), np.arange(3, 8)):
     np.testing.assert_allclose(losses(rows), whole[rows], rtol=1e-6)
-
-
-@pytest.mark.parametrize('num_steps', [1, 3, 7, 1000])
-def test_split_row_is_floor_and_fraction(num_steps):
-  uniform = np.array([0.0, 0.1, 1 / 3, 0.5, 0.9, 1 - 2.0**-24], np.float32)
-  step, within = split_row(jnp.asarray(uniform), num_steps)
-  exact = uniform.astype(np.float64) * num_steps
-  np.testing.assert_allclose(step + within, exact, rtol=1e-6)
-  assert (step >= 0).all() and (step < num_steps).all()
-  assert (within >= 0).all() and (within < 1).all()
 
 
 @pytest.mark.parametrize(
@@ -498,7 +487,7 @@ AR = autoregressive(5)
 @pytest.fixture(scope='module')
 def causal():
   denoiser = make_denoiser(
-    NETWORK, AR, alignment='shifted', context='causal', window='causal', bos_id=10
+    NETWORK, AR, alignment='shifted', context='causal', window='causal', bos_id=10, eos_id=0
   )
   return denoiser, nn.meta.unbox(denoiser.init(jax.random.key(0), 5))
 

@@ -252,9 +252,11 @@ def test_uniform_noise_starts_from_uniform_tokens():
   """The canvas the network is first shown, given tokens apart: chi-square over all canvases."""
   seen = []
 
-  def watching(params, canvas, *, sigma, regions, settle_step, dropout_key=None):
+  def watching(params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None):
     jax.debug.callback(lambda x: seen.append(np.asarray(x)), canvas, ordered=True)
-    return arbitrary_denoise(params, canvas, sigma=sigma, regions=regions, settle_step=settle_step)
+    return arbitrary_denoise(
+      params, canvas, sigma=sigma, regions=regions, settle_step=settle_step, outputs=outputs
+    )
 
   n = 5000
   given = jnp.tile(jnp.asarray([[False, True, False]]), (n, 1))
@@ -381,11 +383,13 @@ def test_network_is_shown_given_tokens_without_noise():
   """And every other position at the noise of its level."""
   seen = []
 
-  def watching(params, canvas, *, sigma, regions, settle_step, dropout_key=None):
+  def watching(params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None):
     jax.debug.callback(
       lambda *x: seen.append([np.asarray(y) for y in x]), canvas, sigma, regions, ordered=True
     )
-    return arbitrary_denoise(params, canvas, sigma=sigma, regions=regions, settle_step=settle_step)
+    return arbitrary_denoise(
+      params, canvas, sigma=sigma, regions=regions, settle_step=settle_step, outputs=outputs
+    )
 
   schedule = slide(3, 2, 3)
   given = jnp.asarray([[False, True, False], [False, False, False]])
@@ -451,7 +455,7 @@ def test_sample_depends_on_its_own_key_only(schedule):
 @pytest.mark.parametrize('schedule', [autoregressive(3), flat(3, 3), slide(3, 2, 3)], **by_name)
 @pytest.mark.parametrize('eta', [0.0, 0.4])
 def test_scan_is_a_python_loop(schedule, eta):
-  """Row by row, with the documented draws: two uniforms a token from its key folded by the row."""
+  """Row by row: two uniforms a place of the window, from the example's key folded by the row."""
   n, stepper = 64, AdaptiveCorrection(eta)
   given = np.arange(3)[None] < np.random.default_rng(0).integers(0, 3, n)[:, None]
   tokens = np.random.default_rng(1).integers(0, VOCAB, (n, 3))
@@ -474,9 +478,12 @@ def test_scan_is_a_python_loop(schedule, eta):
     logits = arbitrary_denoise(
       ARBITRARY, jnp.asarray(canvas), sigma=None, regions=jnp.asarray(regions), settle_step=None
     )
-    uniforms = np.stack(
-      [jax.random.uniform(rng.stream(jax.random.clone(k), 'step', step), (2, 3)) for k in keys]
-    )
+    active = np.flatnonzero(regions == Region.ACTIVE)
+    shape = 2, schedule.window_size
+    uniforms = np.zeros((n, 2, 3), np.float32)
+    uniforms[:, :, active] = np.stack(
+      [jax.random.uniform(rng.stream(jax.random.clone(k), 'step', step), shape) for k in keys]
+    )[:, :, : len(active)]
     moved = stepper(
       ABSORBING,
       Step(
@@ -551,7 +558,7 @@ NETWORK = Transformer(TransformerConfig(vocab_size=11, model_dim=16, num_layers=
 )
 def test_real_network_samples_without_and_within_jit_alike(schedule, alignment, context, window):
   denoiser = make_denoiser(
-    NETWORK, schedule, alignment=alignment, context=context, window=window, bos_id=10
+    NETWORK, schedule, alignment=alignment, context=context, window=window, bos_id=10, eos_id=0
   )
   params = nn.meta.unbox(denoiser.init(jax.random.key(0), 5))
   keys = jax.random.split(jax.random.key(1), 3)

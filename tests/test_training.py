@@ -30,7 +30,7 @@ def read_metrics(workdir, split='train'):
 
 def run_steps(config, mesh, *, accumulate=1, steps=3):
   """Trains on fixed tokens; returns the state on the host and the losses."""
-  method = method_lib.build(config, VOCAB, bos_id=256)
+  method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
   optimizer, _ = make_optimizer(config.train)
   state = init_state(method.denoise, optimizer, config.data.length, 0, mesh)
   step_fn = jax.jit(
@@ -89,7 +89,7 @@ def test_eight_devices_equal_one(sizes, text_file):
 def test_parameters_moments_and_average_are_sharded_alike(text_file):
   config = small_config('epsilon_hybrid', text_file)
   mesh = mesh_lib.make_mesh(ConfigDict(dict(data=2, fsdp=2, tensor=2)))
-  method = method_lib.build(config, VOCAB, bos_id=256)
+  method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
   optimizer, _ = make_optimizer(config.train)
   state = init_state(method.denoise, optimizer, config.data.length, 0, mesh)
   kernel = state.params['params']['blocks']['mlp_in']['kernel']
@@ -141,7 +141,7 @@ def test_clipping_and_adam_b2_move_the_update():
 
 def test_average_follows_its_decay(text_file):
   config = small_config('ar', text_file)
-  method = method_lib.build(config, VOCAB, bos_id=256)
+  method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
   optimizer, _ = make_optimizer(config.train)
   mesh = one_device()
   batch = {'tokens': np.zeros((8, 32), np.int32), 'loss_mask': np.ones((8, 32), bool)}
@@ -263,7 +263,7 @@ class TestCheckpoints:
     getattr(self, damage)(workdir / 'checkpoints' / '6')
 
     mesh = mesh_lib.make_mesh(config.mesh)
-    method = method_lib.build(config, VOCAB, bos_id=256)
+    method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
     optimizer, _ = make_optimizer(config.train)
     abstract = abstract_state(method.denoise, optimizer, config.data.length, 0, mesh)
     step, _ = checkpointing.restore_ema(workdir, abstract.ema)
@@ -285,7 +285,7 @@ class TestCheckpoints:
 
   def test_restores_onto_another_mesh(self, trained):
     config, workdir = trained
-    method = method_lib.build(config, VOCAB, bos_id=256)
+    method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
     optimizer, _ = make_optimizer(config.train)
     trees = []
     for sizes in ((8, 1, 1), (2, 2, 2)):
@@ -395,7 +395,7 @@ class TestRefusals:
 
 def test_state_is_a_pytree_without_boxes(text_file):
   config = small_config('ar', text_file)
-  method = method_lib.build(config, VOCAB, bos_id=256)
+  method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
   optimizer, _ = make_optimizer(config.train)
   state = init_state(method.denoise, optimizer, 32, 0, one_device())
   assert isinstance(state, TrainState)

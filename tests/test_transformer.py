@@ -35,7 +35,7 @@ def init(config, seed=0, perturb=False):
   return variables
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'num_outputs', 'deterministic'))
+@functools.partial(jax.jit, static_argnames=('config', 'num_kept', 'deterministic'))
 def run(config, variables, tokens=TOKENS, sigma=SIGMA, positions=POSITIONS, **kwargs):
   return Transformer(config).apply(variables, tokens, sigma=sigma, positions=positions, **kwargs)
 
@@ -265,37 +265,69 @@ def test_examples_of_a_batch_do_not_mix(base):
     np.testing.assert_allclose(together[b : b + 1], alone, atol=1e-5)
 
 
-def test_num_outputs_projects_the_leading_rows(base):
-  np.testing.assert_allclose(run(BASE, base, num_outputs=4), run(BASE, base)[:, :4], atol=1e-6)
+def test_outputs_are_the_rows_asked_for(base):
+  whole = run(BASE, base)
+  leading = Transformer(BASE).apply(base, TOKENS, sigma=SIGMA, positions=POSITIONS, outputs=4)
+  np.testing.assert_allclose(leading, whole[:, :4], atol=1e-6)
+  some = jnp.asarray([3, 0, 4])
+  np.testing.assert_allclose(run(BASE, base, outputs=some), whole[:, some], atol=1e-6)
+  each = jnp.asarray([[3, 0], [1, 2]])
+  expected = np.take_along_axis(np.asarray(whole), np.asarray(each)[..., None], axis=1)
+  np.testing.assert_allclose(run(BASE, base, outputs=each), expected, atol=1e-6)
+
+
+def random_mask(num_rows, window, seed=0, **static):
+  """Two examples of context, window and dead rows of two documents, seen by nobody's rule."""
+  random = np.random.default_rng(seed)
+  shape = 2, num_rows
+  kind = random.integers(0, 3, shape)
+  rank = np.where(kind == 0, random.integers(0, num_rows, shape), masks.NEVER)
+  reach = np.where(kind == 2, -1, random.integers(-1, num_rows, shape))
+  tile = np.where(kind == 1, random.integers(0, 2, shape), -1)
+  position = np.tile(np.arange(num_rows), (2, 1))
+  fields = rank, reach, tile, position, random.integers(0, 2, shape)
+  return masks.AttentionMask(*map(jnp.asarray, fields), window=window, **static)
 
 
 @pytest.mark.parametrize('kv_heads', [1, 2])
-def test_attend_is_masked_softmax_and_zero_without_a_key(kv_heads):
-  q = jax.random.normal(jax.random.key(0), (2, 3, 2, 4))
-  k, v = jax.random.normal(jax.random.key(1), (2, 2, 3, kv_heads, 4))
-  allowed = np.array([[[1, 1, 1], [0, 1, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 1], [0, 1, 1]]], bool)
-  expected = np.zeros(q.shape)
-  for b, i, h in np.ndindex(2, 3, 2):
-    keys = np.flatnonzero(allowed[b, i])
-    g = h * kv_heads // 2
-    if len(keys):
-      scores = np.exp(np.asarray(k)[b, keys, g] @ np.asarray(q)[b, i, h] / np.sqrt(4))
-      expected[b, i, h] = scores @ np.asarray(v)[b, keys, g] / scores.sum()
-  out = attend(q, k, v, jnp.asarray(allowed))
+@pytest.mark.parametrize('window, num_rows', [('full', 9), ('causal', 9), ('causal_next', 300)])
+def test_attend_is_masked_softmax_and_zero_without_a_key(kv_heads, window, num_rows):
+  """300 rows are more than one slice of the queries."""
+  mask = random_mask(num_rows, window)
+  q = jax.random.normal(jax.random.key(0), (2, num_rows, 2, 4))
+  k, v = jax.random.normal(jax.random.key(1), (2, 2, num_rows, kv_heads, 4))
+  allowed = np.asarray(mask.dense())
+  heads = [h * kv_heads // 2 for h in range(2)]
+  scores = np.einsum('bqhe,bkhe->bhqk', q, np.asarray(k)[:, :, heads]) / 2
+  weights = np.where(allowed[:, None], np.exp(scores), 0.0)
+  total = weights.sum(axis=-1, keepdims=True)
+  weights /= np.where(total > 0, total, 1.0)
+  expected = np.einsum('bhqk,bkhe->bqhe', weights, np.asarray(v)[:, :, heads])
+  out = attend(q, k, v, mask)
   np.testing.assert_allclose(out, expected, atol=1e-5)
-  np.testing.assert_array_equal(out[0, 2], 0.0)
-  gradient = jax.grad(lambda q: attend(q, k, v, jnp.asarray(allowed)).sum())(q)
+  blind = ~allowed.any(axis=-1)
+  assert blind.any() and not blind.all()
+  np.testing.assert_array_equal(np.asarray(out)[blind], 0.0)
+  gradient = jax.grad(lambda q: attend(q, k, v, mask).sum())(q)
   assert np.isfinite(gradient).all()
 
 
-def test_attend_takes_one_mask_for_the_batch_or_none():
-  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 3, 2, 4))
-  allowed = jnp.tril(jnp.ones((3, 3), bool))
-  both = attend(q, k, v, jnp.stack([allowed] * 2))
-  np.testing.assert_allclose(attend(q, k, v, allowed), both, atol=1e-6)
-  everything = jnp.ones((3, 3), bool)
-  np.testing.assert_allclose(attend(q, k, v, None), attend(q, k, v, everything), atol=1e-6)
-  assert np.abs(both - attend(q, k, v, None)).max() > 1e-3
+def test_attend_to_a_cache_is_to_attend_to_all_rows():
+  """The first five of nine keys lie in the cache."""
+  whole = random_mask(9, 'causal')
+  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 9, 2, 4))
+  cut = lambda part: jax.tree.map(lambda x: x[:, part], whole.keys)  # noqa: E731
+  rest = jax.tree.map(lambda x: x[:, 5:], whole)
+  mask = dataclasses.replace(rest, cached=cut(slice(0, 5)))
+  ours = attend(q[:, 5:], k[:, 5:], v[:, 5:], mask, (k[:, :5], v[:, :5]))
+  np.testing.assert_allclose(ours, attend(q, k, v, whole)[:, 5:], atol=1e-6)
+
+
+def test_attend_without_a_mask_sees_everything():
+  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 9, 2, 4))
+  everything = jnp.zeros((2, 9), jnp.int32)
+  mask = masks.AttentionMask(everything, everything, everything - 1, everything, None)
+  np.testing.assert_allclose(attend(q, k, v, None), attend(q, k, v, mask), atol=1e-6)
 
 
 def test_parameters_carry_logical_axes_of_their_rank():

@@ -44,7 +44,7 @@ def exact_params(joint: np.ndarray) -> dict:
   return {'joint': jnp.asarray(joint, jnp.float32)}
 
 
-def exact_denoise(params, canvas, *, sigma, regions, settle_step, dropout_key=None):
+def exact_denoise(params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None):
   """The best prediction of each token from all other tokens in sight, by enumeration."""
   del sigma, settle_step, dropout_key
   joint = params['joint']
@@ -55,7 +55,8 @@ def exact_denoise(params, canvas, *, sigma, regions, settle_step, dropout_key=No
   fits_BxNxL = (wrong_BxNxL.sum(axis=2, keepdims=True) - wrong_BxNxL) == 0
   weight_BxNxL = joint.reshape(-1)[None, :, None] * fits_BxNxL
   onehot_NxLxV = jax.nn.one_hot(seqs_NxL, vocab_size)
-  return jnp.log((weight_BxNxL[..., None] * onehot_NxLxV[None]).sum(axis=1))
+  logits = jnp.log((weight_BxNxL[..., None] * onehot_NxLxV[None]).sum(axis=1))
+  return logits if outputs is None else logits[:, outputs]
 
 
 def arbitrary_params(seed: int, vocab_size: int, length: int) -> dict:
@@ -65,7 +66,9 @@ def arbitrary_params(seed: int, vocab_size: int, length: int) -> dict:
   return {'table': jnp.asarray(table, jnp.float32)}
 
 
-def arbitrary_denoise(params, canvas, *, sigma, regions, settle_step, dropout_key=None):
+def arbitrary_denoise(
+  params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None
+):
   """A network that knows nothing: unrelated logits for every canvas, worthless tokens unseen."""
   del sigma, settle_step, dropout_key
   table = params['table']
@@ -73,13 +76,15 @@ def arbitrary_denoise(params, canvas, *, sigma, regions, settle_step, dropout_ke
   hidden = jnp.broadcast_to(regions, canvas.shape) == Region.WORTHLESS
   shown = jnp.where(hidden, vocab_size + 1, canvas)
   code_B = (shown * ((vocab_size + 2) ** jnp.arange(length)[::-1])[None]).sum(axis=1)
-  return table[:, code_B].swapaxes(0, 1)
+  logits = table[:, code_B].swapaxes(0, 1)
+  return logits if outputs is None else logits[:, outputs]
 
 
-def uniform_denoise(params, canvas, *, sigma, regions, settle_step, dropout_key=None):
+def uniform_denoise(params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None):
   """Predicts every token of a vocabulary of `params['vocab_size']` alike."""
   del sigma, regions, settle_step, dropout_key
-  return jnp.zeros((*canvas.shape, params['vocab_size']))
+  length = canvas.shape[1] if outputs is None else len(outputs)
+  return jnp.zeros((len(canvas), length, params['vocab_size']))
 
 
 def predictions(denoise, params, hyperschedule: Hyperschedule, step: int, vocab_size: int):

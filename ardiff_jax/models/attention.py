@@ -1,31 +1,138 @@
-"""Attention with rotary positions; the only caller of `jax.nn.dot_product_attention`."""
+"""Attention with rotary positions: one entry point, and what is spared where nothing is seen.
+
+  no mask        every row sees every row: the library's attention, cuDNN where it applies
+  cached         few rows against a cache and themselves: one softmax over both, nothing copied
+  span           rows sorted by position (the doubled pass): each quarter of the queries meets only
+                 the keys it can see, five eighths of all pairs
+  anything else  queries a slice at a time against all keys
+
+Masks are made where they are used, from a few integers a row, for a slice of the queries at a
+time; scores too, and where there are several slices the backward pass makes them again. So memory
+grows with the length, not with its square. A query that sees no key gives 0 (a plain softmax would
+give the mean of all values).
+
+Shapes: B batch, R rows, C cached slots, Q queries, S keys, H query heads, K key/value heads,
+G = H/K, E head width.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
+
+from ardiff_jax import masks
+from ardiff_jax.masks import AttentionMask
+
+_SLICE = 128  # queries whose scores are held at once
+_PARTS = 4  # of the sorted queries, each with its own keys; n of them leave (n+1)/2n of the pairs
 
 
 def attend(
   q_BxRxHxE: jax.Array,
   k_BxRxKxE: jax.Array,
   v_BxRxKxE: jax.Array,
-  allowed: jax.Array | None,
+  mask: AttentionMask | None,
+  cached: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-  """Returns [B, R, H, E], attention of each query to the keys it is allowed.
+  """Returns [B, R, H, E], attention of each query to the keys it may see.
 
   Args:
     q_BxRxHxE: queries; H is a multiple of K.
     k_BxRxKxE: keys.
     v_BxRxKxE: values.
-    allowed: bool[R, R] or bool[B, R, R], query by key; None for all. A query without any key
-      gives 0 (the library's softmax would give the mean of all values).
+    mask: over these rows, [B, R] each; None for every row to see every row.
+    cached: keys and values [B, C, K, E] of `mask.cached`.
   """
-  if allowed is None:
-    return jax.nn.dot_product_attention(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE)
-  allowed = jnp.expand_dims(allowed, -3)  # heads
-  allowed = allowed if allowed.ndim == 4 else allowed[None]
-  out = jax.nn.dot_product_attention(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, mask=allowed)
-  sees_any = allowed.any(axis=-1).swapaxes(1, 2)[..., None]
-  return jnp.where(sees_any, out, 0)
+  if mask is None:
+    implementation = 'cudnn' if _cudnn_applies(q_BxRxHxE) else 'xla'
+    return jax.nn.dot_product_attention(
+      q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, implementation=implementation
+    )
+  rows = k_BxRxKxE, v_BxRxKxE, mask.keys
+  if cached is not None:
+    parts = [(*cached, mask.cached), rows]
+    return _in_slices(q_BxRxHxE, mask.queries, parts, mask.window)
+  if mask.span is None:
+    return _in_slices(q_BxRxHxE, mask.queries, [rows], mask.window)
+  return _sorted(q_BxRxHxE, rows, mask)
+
+
+def _sorted(q, rows, mask):
+  """Attention of rows in the order that `AttentionMask.span` promises."""
+  num_rows, num_window = q.shape[1], mask.num_window
+  context = *rows[:2], rows[2]._replace(tile=None)
+  window = *rows[:2], rows[2]._replace(rank=None)
+  out = []
+  for first, count in ((0, num_window), (num_window, num_rows - num_window)):
+    size = max(-(-count // _PARTS), _SLICE)
+    for start in range(0, count, size):
+      stop = min(start + size, count)
+      parts = [_cut(context, slice(num_window, min(num_window + stop + mask.span, num_rows)))]
+      if first == 0:
+        parts.append(
+          _cut(window, slice(max(start - mask.span, 0), min(stop + mask.span, num_window)))
+        )
+      here = slice(first + start, first + stop)
+      out.append(_in_slices(q[:, here], _cut(mask.queries, here), parts, mask.window))
+  return jnp.concatenate(out, axis=1)
+
+
+def _cut(tree, rows: slice):
+  return jax.tree.map(lambda x: x[:, rows], tree)
+
+
+def _in_slices(q, queries, parts, window):
+  """`_softmax`, for a slice of the queries at a time."""
+  num_queries = q.shape[1]
+  num_slices = -(-num_queries // _SLICE)
+  if num_slices == 1:
+    return _softmax(q, queries, parts, window)
+  attend_slice = jax.checkpoint(functools.partial(_softmax, window=window))
+  size = -(-num_queries // num_slices)
+
+  def split(x):  # the queries added at the end are dropped again
+    x = jnp.pad(x, [(0, 0), (0, size * num_slices - num_queries)] + [(0, 0)] * (x.ndim - 2))
+    return x.reshape(x.shape[0], num_slices, size, *x.shape[2:]).swapaxes(0, 1)
+
+  out = jax.lax.map(lambda x: attend_slice(*x, parts), jax.tree.map(split, (q, queries)))
+  return out.swapaxes(0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :num_queries]
+
+
+def _softmax(q_BxQxHxE, queries, parts, window):
+  """One softmax over keys that lie in several arrays, [(k [B, S, K, E], v, their `Keys`)]."""
+  batch, num_queries, num_heads, width = q_BxQxHxE.shape
+  num_kv_heads = parts[0][0].shape[2]
+  q = q_BxQxHxE.reshape(batch, num_queries, num_kv_heads, num_heads // num_kv_heads, width)
+  scores = []
+  for k, _, keys in parts:
+    score = jnp.einsum('bqkge,bske->bkgqs', q, k, preferred_element_type=jnp.float32)
+    allowed_BxQxS = masks.visible(queries, keys, window)
+    scores.append(jnp.where(allowed_BxQxS[:, None, None], score * width**-0.5, _NONE))
+  top = functools.reduce(jnp.maximum, [x.max(axis=-1, keepdims=True) for x in scores])
+  top = jax.lax.stop_gradient(jnp.maximum(top, _LOW))
+  out, total = 0.0, 0.0
+  for score, (_, v, _) in zip(scores, parts, strict=True):
+    weights = jnp.exp(score - top)
+    total += weights.sum(axis=-1)
+    out += jnp.einsum(
+      'bkgqs,bske->bqkge', weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+  out /= jnp.where(total > 0.0, total, 1.0).transpose(0, 3, 1, 2)[..., None]
+  return out.astype(q.dtype).reshape(q_BxQxHxE.shape)
+
+
+_NONE = -1e30  # score of a key that is not seen, far below
+_LOW = -1e29  # any other, so that its weight is 0 even where there is no other
+
+
+def _cudnn_applies(q: jax.Array) -> bool:
+  """Whether cuDNN's fused attention takes these rows."""
+  return (
+    jax.default_backend() == 'gpu'
+    and q.dtype == jnp.bfloat16
+    and q.shape[-1] % 8 == 0
+    and q.shape[-1] <= 128
+  )
 
 
 def rotary_phases(positions: jax.Array, head_dim: int, base: float) -> tuple[jax.Array, jax.Array]:

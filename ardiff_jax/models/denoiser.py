@@ -1,14 +1,12 @@
 """From a canvas and its regions to a prediction for every position.
 
-The denoiser lays a canvas out as rows of the network and reads one prediction per position:
-
-  aligned   row i shows token i and predicts it,
-  shifted   row i shows token i-1 (the first shows BOS) and predicts token i, as a causal language
-            model does, so every AR model is also a denoiser.
-
-Losses, bounds and samplers see nothing of this: they call one signature,
+Losses, bounds and samplers see no rows of the network (`layouts`). They ask for one row of the
+hyperschedule,
 
   logits[B, L, V] = denoise(params, canvas, sigma=, regions=, settle_step=)
+
+for many rows at once whose windows do not overlap (`tiled`), or for the window of one row whose
+context is in a cache (`extend`).
 """
 
 import dataclasses
@@ -17,10 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from ardiff_jax import masks
-from ardiff_jax.hyperschedules import Hyperschedule, Region
+from ardiff_jax.hyperschedules import Hyperschedule
+from ardiff_jax.models import layouts
+from ardiff_jax.models.cache import Cache, Entries
+from ardiff_jax.models.layouts import ALIGNMENTS, Layout, Rules
 from ardiff_jax.models.transformer import Transformer
-
-ALIGNMENTS = ('aligned', 'shifted')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,25 +28,26 @@ class Denoiser:
 
   Attributes:
     network: the transformer.
-    alignment: 'aligned' or 'shifted'.
-    context: rule among settled tokens, one of `masks.CONTEXT_RULES`.
-    window: rule among active tokens, one of `masks.WINDOW_RULES`.
-    bos_id: token shown in front of position 0 when shifted.
-    all_visible: the schedules in use keep every position active and the window is full, so
-      that nothing needs hiding and no mask is built.
+    rules: what its rows show and see.
+    always_active: the schedules in use keep every position in the window, so there is no context.
+    left_to_right: their windows have no gaps and settled tokens in front of them only.
   """
 
   network: Transformer
-  alignment: str
-  context: str
-  window: str
-  bos_id: int
-  all_visible: bool
+  rules: Rules
+  always_active: bool
+  left_to_right: bool
 
   @property
   def is_causal(self) -> bool:
     """Whether one pass over clean text predicts each token from those before it alone."""
-    return (self.alignment, self.context, self.window) == ('shifted', 'causal', 'causal')
+    rules = self.rules
+    return (rules.alignment, rules.context, rules.window) == ('shifted', 'causal', 'causal')
+
+  @property
+  def is_cacheable(self) -> bool:
+    """Whether there is context, and its keys stay what they are."""
+    return self.rules.context != 'full' and not self.always_active
 
   def init(self, key: jax.Array, length: int) -> dict:
     """Returns new parameters with their logical axes (boxed); trace it under `jax.eval_shape`
@@ -64,9 +64,10 @@ class Denoiser:
     sigma: jax.Array,
     regions: jax.Array,
     settle_step: jax.Array,
+    outputs: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
   ) -> jax.Array:
-    """Predicts every position of the canvas.
+    """Predicts positions of a canvas at one row of the hyperschedule.
 
     Args:
       params: variables of the network.
@@ -75,31 +76,118 @@ class Denoiser:
       regions: int8[L] or int8[B, L], see `Hyperschedule.regions`. All settled means reading: each
         token is predicted from those before it, which needs shifted alignment.
       settle_step: int32[L], order in which positions settle, see `Hyperschedule.settle_step`.
+      outputs: int32[W], the positions to predict; None for all.
       dropout_key: typed key to draw dropout; None for none.
 
     Returns:
-      float32[B, L, V], logits of the token at each position.
+      float32[B, L, V], or float32[B, W, V], logits of the token at each position.
     """
-    length = canvas.shape[1]
-    if self.alignment == 'shifted':
-      canvas = _prepend(canvas, self.bos_id)
-      sigma = _prepend(sigma, 0.0)
-      regions = _prepend(regions, Region.SETTLED)
-      settle_step = _prepend(settle_step, 0)
-      if self.window == 'causal':  # the last row predicts nothing and nobody sees it
-        canvas, sigma, regions, settle_step = (
-          x[..., :length] for x in (canvas, sigma, regions, settle_step)
-        )
-    mask = None
-    if not self.all_visible:
-      mask = masks.from_regions(regions, settle_step, context=self.context, window=self.window)
+    regions = jnp.broadcast_to(regions, canvas.shape)
+    layout = layouts.one_row(self.rules, canvas, sigma, regions, settle_step, self.always_active)
+    if outputs is not None:
+      rows = layout.outputs
+      chosen = outputs if isinstance(rows, int) else rows[:, outputs]
+      layout = layout._replace(outputs=chosen)
+    return self._run(params, layout, dropout_key)
+
+  def tiled(
+    self,
+    params: dict,
+    clean: jax.Array,
+    canvas: jax.Array,
+    *,
+    sigma: jax.Array,
+    tile: jax.Array,
+    num_settled: jax.Array,
+    settle_step: jax.Array,
+    num_tiles: int,
+    num_context: int,
+    span: int | None,
+    dropout_key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Predicts every position at its own row of a left-to-right hyperschedule, in one pass.
+
+    Args are those of `layouts.tiled`, but for the parameters and the key to draw dropout.
+
+    Returns:
+      float32[B, L, V]; without meaning where a position is in no window.
+    """
+    layout = layouts.tiled(
+      self.rules,
+      clean,
+      canvas,
+      sigma,
+      tile=tile,
+      num_settled=num_settled,
+      settle_step=settle_step,
+      num_tiles=num_tiles,
+      num_context=num_context,
+      span=span,
+    )
+    return self._run(params, layout, dropout_key)
+
+  def empty_cache(self, batch: int, length: int) -> Cache:
+    """Returns a cache for B canvases of L positions, in the dtype of the computation."""
+    cfg = self.network.config
+    num_slots = length + self.rules.shifted
+    return Cache.empty(cfg.num_layers, batch, num_slots, cfg.kv_heads, cfg.head_dim, cfg.dtype)
+
+  def extend(
+    self,
+    params: dict,
+    cache: Cache,
+    canvas: jax.Array,
+    *,
+    sigma: jax.Array,
+    window: jax.Array,
+    step: jax.Array,
+    cached_step: jax.Array,
+    settle_step: jax.Array,
+    num_new: int,
+  ) -> tuple[jax.Array, Entries]:
+    """Predicts the window at one row of a hyperschedule, and reads what has settled since another.
+
+    It costs `num_new` rows and the W of the window, whatever the length of the context but for
+    attending to it.
+
+    Args:
+      params: variables of the network.
+      cache: of all slots that were settled at `cached_step`.
+      canvas, sigma, window, step, cached_step, settle_step, num_new: see `layouts.cached`.
+
+    Returns:
+      float32[B, W, V], logits at the window's positions, and what to write into the cache.
+    """
+    layout, new = layouts.cached(
+      self.rules,
+      canvas,
+      sigma,
+      window=window,
+      step=step,
+      cached_step=cached_step,
+      settle_step=settle_step,
+      num_new=num_new,
+    )
+    logits, (keys, values) = self.network.apply(
+      params,
+      layout.tokens,
+      sigma=layout.sigma,
+      positions=layout.positions,
+      mask=layout.mask,
+      outputs=layout.outputs,
+      cache=cache,
+      num_kept=num_new,
+    )
+    return logits, Entries(new, keys, values)
+
+  def _run(self, params: dict, layout: Layout, dropout_key: jax.Array | None) -> jax.Array:
     return self.network.apply(
       params,
-      canvas,
-      sigma=sigma,
-      positions=jnp.arange(canvas.shape[1]),
-      mask=mask,
-      num_outputs=length,
+      layout.tokens,
+      sigma=layout.sigma,
+      positions=layout.positions,
+      mask=layout.mask,
+      outputs=layout.outputs,
       deterministic=dropout_key is None,
       rngs=None if dropout_key is None else {'dropout': dropout_key},
     )
@@ -113,6 +201,8 @@ def make_denoiser(
   context: str,
   window: str,
   bos_id: int,
+  eos_id: int,
+  separate_documents: bool = False,
 ) -> Denoiser:
   """Returns the denoiser for schedules of this kind.
 
@@ -126,15 +216,23 @@ def make_denoiser(
   ):
     if value not in known:
       raise ValueError(f'{name} {value!r} must be one of {", ".join(known)}')
-  if alignment == 'shifted' and window == 'full' and not hyperschedule.always_active:
+  name = hyperschedule.name
+  left_to_right = hyperschedule.left_to_right
+  if window == 'causal_next' and alignment != 'shifted':
     raise ValueError(
-      f'alignment shifted with window full is not supported for {hyperschedule.name}; supported: '
-      'aligned (any schedule), shifted with window causal (any schedule), '
-      'shifted with window full (flat)'
+      'window causal_next shows a row the token it predicts, which is the next one only when '
+      'alignment is shifted; supported: full and causal (any alignment), causal_next (shifted)'
     )
-  all_visible = hyperschedule.always_active and window == 'full'
-  return Denoiser(network, alignment, context, window, bos_id, all_visible)
-
-
-def _prepend(x: jax.Array, value: float) -> jax.Array:
-  return jnp.concatenate([jnp.full_like(x[..., :1], value), x], axis=-1)
+  if alignment == 'shifted' and not left_to_right:
+    raise ValueError(
+      f'alignment shifted is not supported for {name}, whose windows have gaps or tokens in front '
+      'of them that are not settled; supported: aligned (any schedule), shifted (autoregressive, '
+      'flat, block, slide, hybrid, ar_diffusion and any other from left to right)'
+    )
+  if separate_documents and not left_to_right:
+    raise ValueError(
+      f'separate_documents is not supported for {name}: generation does not know which document '
+      'a window is in; supported: schedules from left to right'
+    )
+  rules = Rules(alignment, context, window, bos_id, eos_id, separate_documents)
+  return Denoiser(network, rules, hyperschedule.always_active, left_to_right)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from ardiff_jax.masks import AttentionMask
 from ardiff_jax.models.attention import attend, rotary_phases, rotate
+from ardiff_jax.models.cache import Cache
 
 _VOCAB_MULTIPLE = 128  # embedding rows are padded to this, so that they shard over a mesh axis
 
@@ -119,9 +120,11 @@ class Transformer(nn.Module):
     sigma: jax.Array,
     positions: jax.Array,
     mask: AttentionMask | None = None,
-    num_outputs: int | None = None,
+    outputs: jax.Array | int | None = None,
+    cache: Cache | None = None,
+    num_kept: int = 0,
     deterministic: bool = True,
-  ) -> jax.Array:
+  ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Runs the network.
 
     Args:
@@ -129,11 +132,14 @@ class Transformer(nn.Module):
       sigma: float32[B, R], noise level of the token each row shows; unused without conditioning.
       positions: int32[R] or int32[B, R].
       mask: who may attend to whom; None lets every row see every row.
-      num_outputs: how many leading rows to project onto the vocabulary; None for all.
+      outputs: the W rows to project onto the vocabulary, int32[W] or int32[B, W], or how many of
+        the leading ones; None for all.
+      cache: keys and values that `mask.cached` describes; None for none.
+      num_kept: how many of the last rows to return keys and values of, static.
       deterministic: False to draw dropout, from the 'dropout' stream.
 
     Returns:
-      float32[B, num_outputs, V].
+      float32[B, W, V], and with a cache keys and values of the kept rows, [N, B, num_kept, K, E].
     """
     cfg = self.config
     dtype = jnp.dtype(cfg.dtype)
@@ -150,24 +156,25 @@ class Transformer(nn.Module):
     if cfg.conditioning == 'adaln':
       condition = NoiseEmbedding(cfg.model_dim // 4, name='noise_embedding')(sigma).astype(dtype)
     phases = rotary_phases(positions, cfg.head_dim, cfg.rope_base)
-    allowed = None if mask is None else mask.dense(positions)
 
-    block = nn.remat(Block, prevent_cse=False, static_argnums=(5,)) if cfg.remat else Block
+    block = nn.remat(Block, prevent_cse=False, static_argnums=(6, 7)) if cfg.remat else Block
     layers = nn.scan(
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True, 'dropout': True},
-      in_axes=nn.broadcast,
+      in_axes=(0, *[nn.broadcast] * 5),
       length=cfg.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    x_BxRxD, _ = layers(cfg, name='blocks')(x_BxRxD, condition, phases, allowed, deterministic)
+    x_BxRxD, kept = layers(cfg, name='blocks')(
+      x_BxRxD, cache, condition, phases, mask, num_kept, deterministic
+    )
 
-    x_BxRxD = x_BxRxD[:, :num_outputs]
+    x_BxRxD = _take_rows(x_BxRxD, outputs)
     shift_scale = None
     if condition is not None:
       modulation = Modulation(2, cfg.model_dim, name='final_modulation')
-      shift_scale = modulation(condition[:, :num_outputs])
+      shift_scale = modulation(_take_rows(condition, outputs))
     x_BxRxD = _modulate(_norm(cfg, 'final_norm')(x_BxRxD), shift_scale)
     if cfg.tie_embedding:
       kernel_DxV = embedding_VxD[: cfg.vocab_size].T
@@ -180,7 +187,8 @@ class Transformer(nn.Module):
       kernel_DxV = kernel[:, : cfg.vocab_size]
     # bounds are computed from these: the product must not be rounded to a narrower dtype
     logits = _matmul_2d(x_BxRxD, kernel_DxV.astype(dtype), jnp.float32)
-    return nn.with_logical_constraint(logits, ('batch', 'length', 'activation_vocab'))
+    logits = nn.with_logical_constraint(logits, ('batch', 'length', 'activation_vocab'))
+    return logits if cache is None else (logits, kept)
 
 
 class Block(nn.Module):
@@ -192,11 +200,13 @@ class Block(nn.Module):
   def __call__(
     self,
     x_BxRxD: jax.Array,
+    cache: Cache | None,
     condition: jax.Array | None,
     phases: tuple[jax.Array, jax.Array],
-    allowed: jax.Array | None,
+    mask: AttentionMask | None,
+    num_kept: int,
     deterministic: bool,
-  ) -> tuple[jax.Array, None]:
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
     cfg = self.config
     attention_mod = mlp_mod = None
     attention_gate = mlp_gate = 1.0
@@ -212,7 +222,8 @@ class Block(nn.Module):
     q_BxRxHxE = rotate(Dense(heads, ('embed', 'heads', 'head_dim'), name='query')(y), phases)
     k_BxRxKxE = rotate(Dense(kv_heads, ('embed', 'heads', 'head_dim'), name='key')(y), phases)
     v_BxRxKxE = Dense(kv_heads, ('embed', 'heads', 'head_dim'), name='value')(y)
-    y = attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, allowed).reshape(x_BxRxD.shape)
+    cached = None if cache is None else tuple(x.swapaxes(1, 2) for x in (cache.keys, cache.values))
+    y = attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, mask, cached).reshape(x_BxRxD.shape)
     y = Dense((cfg.model_dim,), ('heads', 'embed'), name='attention_out')(y)
     x_BxRxD += attention_gate * dropout(y)
 
@@ -224,7 +235,10 @@ class Block(nn.Module):
       hidden = nn.gelu(hidden)
     y = Dense((cfg.model_dim,), ('mlp', 'embed'), name='mlp_out')(hidden)
     x_BxRxD += mlp_gate * dropout(y)
-    return nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation')), None
+    x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
+    first_kept = x_BxRxD.shape[1] - num_kept
+    kept = None if cache is None else (k_BxRxKxE[:, first_kept:], v_BxRxKxE[:, first_kept:])
+    return x_BxRxD, kept
 
 
 class Dense(nn.Module):
@@ -278,6 +292,13 @@ class Modulation(nn.Module):
     axes = ('condition', 'modulation', 'embed')
     modulation = Dense((self.count, self.model_dim), axes, zero=True, name='map')(condition)
     return [modulation[..., i, :] for i in range(self.count)]
+
+
+def _take_rows(x: jax.Array, rows: jax.Array | int | None) -> jax.Array:
+  """Some rows of [B, R, D]: int32[W] or int32[B, W], the leading ones, or all."""
+  if rows is None or isinstance(rows, int):
+    return x[:, :rows]
+  return x[:, rows] if rows.ndim == 1 else jnp.take_along_axis(x, rows[..., None], axis=1)
 
 
 def _norm(cfg: TransformerConfig, name: str) -> nn.Module:

@@ -1,0 +1,319 @@
+"""Which rows the network runs over, to predict positions of a canvas.
+
+A canvas of L positions has *slots*: aligned, a slot is a position; shifted, slot 0 is BOS and slot
+p shows token p-1, because the row that shows a token predicts the next. Slots give the network its
+positions, and the cache its places.
+
+When shifted, the last settled token h predicts the window's first. With a causal window the
+context row of h does so. With any other window it has to see the window, so it is shown a second
+time: the window is h, clean, and then the active tokens, none of which sees the context row of h.
+
+Shapes: B batch, L length, M slots, R rows, W window.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ardiff_jax import masks
+from ardiff_jax.hyperschedules import Region
+from ardiff_jax.masks import AttentionMask, Keys
+
+ALIGNMENTS = ('aligned', 'shifted')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """What rows show and see.
+
+  Attributes:
+    alignment: 'aligned' (a row predicts its own token) or 'shifted' (the next one).
+    context: rule among settled tokens, one of `masks.CONTEXT_RULES`.
+    window: rule among active tokens, one of `masks.WINDOW_RULES`.
+    bos_id: token shown in front of position 0 when shifted.
+    eos_id: token that ends a document.
+    separate_documents: whether tokens see the context of their own document only. A window is in
+      the document that its context ends in, which is all that generation knows.
+  """
+
+  alignment: str
+  context: str
+  window: str
+  bos_id: int
+  eos_id: int
+  separate_documents: bool
+
+  @property
+  def shifted(self) -> bool:
+    return self.alignment == 'shifted'
+
+  @property
+  def repeats_head(self) -> bool:
+    """Whether the window starts with a second row of the last settled token."""
+    return self.shifted and self.window != 'causal'
+
+
+class Layout(NamedTuple):
+  """Rows of the network.
+
+  Attributes:
+    tokens: int32[B, R].
+    sigma: float32[B, R], 0 for context.
+    positions: int32[R] or int32[B, R].
+    mask: who sees whom; None for everybody everybody.
+    outputs: the rows that predict, in the order of what they predict: int32[W] or int32[B, W], or
+      how many of the leading rows.
+  """
+
+  tokens: jax.Array
+  sigma: jax.Array
+  positions: jax.Array
+  mask: AttentionMask | None
+  outputs: jax.Array | int
+
+
+class _Slots(NamedTuple):
+  """Tokens int32[B, M], settle step int32[M], document int32[B, M] or None."""
+
+  tokens: jax.Array
+  settle_step: jax.Array
+  segment: jax.Array | None
+
+  @classmethod
+  def of(cls, rules: Rules, canvas: jax.Array, settle_step: jax.Array) -> '_Slots':
+    tokens, settle_step = slot_values(rules, canvas, rules.bos_id), jnp.asarray(settle_step)
+    segment = None
+    if rules.separate_documents:
+      ends = (tokens == rules.eos_id).astype(jnp.int32)
+      segment = jnp.cumsum(ends, axis=1) - (0 if rules.shifted else ends)
+    return cls(tokens, slot_values(rules, settle_step, 0), segment)
+
+  def segment_after(self, num_settled: jax.Array) -> jax.Array | None:
+    """int32[B, ...], the document of a window that `num_settled` positions, int32[B, ...], precede;
+    that of its first position."""
+    if self.segment is None:
+      return None
+    at = jnp.minimum(num_settled, self.segment.shape[1] - 1)
+    return jax.vmap(lambda segment, at: segment[at])(self.segment, at)
+
+
+def slot_values(rules: Rules, values: jax.Array, of_bos: float) -> jax.Array:
+  """Returns [..., M], the slots' values given those of the positions, [..., L], and of BOS."""
+  return _prepend(values, of_bos) if rules.shifted else values
+
+
+def one_row(
+  rules: Rules,
+  canvas: jax.Array,
+  sigma: jax.Array,
+  regions: jax.Array,
+  settle_step: jax.Array,
+  always_active: bool,
+) -> Layout:
+  """Returns rows that show every position at one row of the hyperschedule.
+
+  Args:
+    rules: what rows show and see.
+    canvas: int32[B, L] in 0..V.
+    sigma: float32[B, L].
+    regions: int8[B, L].
+    settle_step: int32[L].
+    always_active: whether every position is active, so that there is no context, static.
+  """
+  length = canvas.shape[1]
+  num_settled = (regions == Region.SETTLED).sum(axis=1, dtype=jnp.int32)
+  if rules.repeats_head and not always_active:
+    return tiled(
+      rules,
+      canvas,
+      canvas,
+      sigma,
+      tile=jnp.where(regions == Region.ACTIVE, 0, -1),
+      num_settled=jnp.broadcast_to(num_settled[:, None], canvas.shape),
+      settle_step=settle_step,
+      num_tiles=1,
+      num_context=length,
+      span=None,
+    )
+  slots = _Slots.of(rules, canvas, settle_step)
+  bos_region = Region.ACTIVE if rules.repeats_head else Region.SETTLED
+  num_rows = length + rules.repeats_head  # else the last row predicts nothing and nobody sees it
+  regions = slot_values(rules, regions, bos_region)[:, :num_rows]
+  mask = None
+  if not (always_active and rules.window == 'full'):
+    segments = None
+    if slots.segment is not None:
+      segments = slots.segment[:, :num_rows], slots.segment_after(num_settled)
+    mask = masks.from_regions(
+      regions,
+      slots.settle_step[:num_rows],
+      context=rules.context,
+      window=rules.window,
+      segments=segments,
+    )
+  return Layout(
+    tokens=slots.tokens[:, :num_rows],
+    sigma=slot_values(rules, sigma, 0.0)[:, :num_rows],
+    positions=jnp.arange(num_rows),
+    mask=mask,
+    outputs=length,
+  )
+
+
+def tiled(
+  rules: Rules,
+  clean: jax.Array,
+  canvas: jax.Array,
+  sigma: jax.Array,
+  *,
+  tile: jax.Array,
+  num_settled: jax.Array,
+  settle_step: jax.Array,
+  num_tiles: int,
+  num_context: int,
+  span: int | None,
+) -> Layout:
+  """Returns rows that show every position noisy, in its own window, and clean, as context.
+
+  Args:
+    rules: what rows show and see.
+    clean: int32[B, L].
+    canvas: int32[B, L], noisy.
+    sigma: float32[B, L], of the canvas.
+    tile: int32[B, L], the window a position is in, of neighbours only; -1 for none, and then its
+      prediction means nothing.
+    num_settled: int32[B, L], positions settled at the row of the hyperschedule its window is of.
+    settle_step: int32[L].
+    num_tiles: the most windows of an example, static.
+    num_context: how many leading positions some window sees settled, static.
+    span: the most positions of a window or of a group that settles together; None: any, static.
+  """
+  length = canvas.shape[1]
+  slots = _Slots.of(rules, clean, settle_step)
+  place = jnp.broadcast_to(jnp.arange(length), canvas.shape)
+  is_last = tile != jnp.concatenate([tile[:, 1:], jnp.full_like(tile[:, :1], -2)], axis=1)
+  window = dict(
+    tokens=canvas,
+    sigma=sigma,
+    place=place,
+    tile=tile,
+    reach=jnp.where(tile >= 0, num_settled - 1, -1),  # shifted: BOS is one more, h one less
+    segment=slots.segment_after(num_settled),
+  )
+  outputs = length
+  if rules.shifted:  # row i predicts token i: it shows the one before, or else is a head
+    is_head = _prepend(is_last[:, :-1], True)
+    before = slots.tokens[:, :length]
+    window['tokens'] = jnp.where(is_head, before, _prepend(canvas[:, :-1], 0))
+    window['sigma'] = jnp.where(is_head, 0.0, _prepend(sigma[:, :-1], 0.0))
+  if rules.repeats_head:  # and each window's last token is seen, though it predicts nothing
+    last = jnp.sort(jnp.where(is_last & (tile >= 0), place, length), axis=1)[:, :num_tiles]
+    there, last = last < length, jnp.minimum(last, length - 1)
+    of_last = lambda x: jnp.take_along_axis(x, last, axis=1)  # noqa: E731
+    extra = {name: None if x is None else of_last(x) for name, x in window.items()}
+    extra |= dict(tokens=of_last(canvas), sigma=of_last(sigma), place=last + 1)
+    extra['tile'] = jnp.where(there, extra['tile'], -1)
+    # sorted by place, a window's last before the next one's head, which shows the same token
+    key = jnp.concatenate([2 * place + 1, jnp.where(there, 2 * last + 2, 2 * length + 1)], axis=1)
+    order = jnp.argsort(key, axis=1, stable=True)
+    window = jax.tree.map(
+      lambda x, y: jnp.take_along_axis(jnp.concatenate([x, y], axis=1), order, axis=1),
+      window,
+      extra,
+    )
+    outputs = jnp.argsort(order, axis=1)[:, :length]
+    span = None if span is None else span + 1
+
+  num_slots = min(max(num_context + rules.shifted, 1), length)
+
+  def join(x, context):
+    context = jnp.broadcast_to(context, (canvas.shape[0], context.shape[-1]))
+    return jnp.concatenate([x, context[:, :num_slots]], axis=1)
+
+  position = join(window['place'], place)
+  mask = AttentionMask(
+    rank=join(jnp.full_like(window['tile'], masks.NEVER), masks.settling_rank(slots.settle_step)),
+    reach=join(window['reach'], masks.context_reach(slots.settle_step, rules.context)),
+    tile=join(window['tile'], jnp.full_like(tile, -1)),
+    position=position,
+    segment=None if slots.segment is None else join(window['segment'], slots.segment),
+    window=rules.window,
+    span=span,
+    num_window=window['tile'].shape[1],
+  )
+  sigma = join(window['sigma'], jnp.zeros_like(sigma))
+  return Layout(join(window['tokens'], slots.tokens), sigma, position, mask, outputs)
+
+
+def cached(
+  rules: Rules,
+  canvas: jax.Array,
+  sigma: jax.Array,
+  *,
+  window: jax.Array,
+  step: jax.Array,
+  cached_step: jax.Array,
+  settle_step: jax.Array,
+  num_new: int,
+) -> tuple[Layout, jax.Array]:
+  """Returns rows that show the window at one row of the hyperschedule and then new context, and
+  the slots of the latter, int32[num_new], -1 for none.
+
+  Args:
+    rules: what rows show and see.
+    canvas: int32[B, L].
+    sigma: float32[B, L].
+    window: int32[W], active positions, ascending, without gaps when shifted, then -1.
+    step: int32[], row of the hyperschedule.
+    cached_step: int32[], row at which all settled slots are cached; -1 for none.
+    settle_step: int32[L].
+    num_new: at least as many as have settled since `cached_step`, static.
+  """
+  slots = _Slots.of(rules, canvas, settle_step)
+  is_new = (slots.settle_step > cached_step) & (slots.settle_step <= step)
+  (new,) = jnp.nonzero(is_new, size=num_new, fill_value=-1)
+  num_settled = (jnp.asarray(settle_step) <= step).sum(dtype=jnp.int32)
+  active, shown = window >= 0, window
+  if rules.repeats_head:
+    active, shown = _prepend(active, True), jnp.append(window, -1)
+    shown = jnp.where(active & (shown < 0), jnp.roll(shown, 1) + 1, shown)
+  shown, kept = jnp.maximum(shown, 0), jnp.maximum(new, 0)
+  rows = jnp.concatenate([shown, kept])
+  is_clean = jnp.arange(len(rows)) >= len(shown)
+  if rules.shifted:
+    is_clean = is_clean.at[0].set(True)
+  rank = masks.settling_rank(slots.settle_step)
+  reach = masks.context_reach(slots.settle_step, rules.context)
+  batch = canvas.shape[0]
+  wide = lambda x: jnp.broadcast_to(x, (batch, *x.shape))  # noqa: E731
+  segment = None
+  if slots.segment is not None:
+    own = slots.segment_after(jnp.broadcast_to(num_settled, (batch, len(shown))))
+    segment = jnp.concatenate([own, slots.segment[:, kept]], axis=1)
+
+  def of_rows(of_window, of_new, of_dead):
+    of_window, of_new = jnp.where(active, of_window, of_dead), jnp.where(new < 0, of_dead, of_new)
+    return wide(jnp.concatenate([of_window, of_new]))
+
+  mask = AttentionMask(
+    rank=of_rows(masks.NEVER, rank[kept], masks.NEVER),
+    reach=of_rows(num_settled - 1, reach[kept], -1),  # shifted: BOS is one more, h one less
+    tile=of_rows(0, -1, -1),
+    position=wide(rows),
+    segment=segment,
+    cached=Keys(
+      rank=wide(jnp.where(slots.settle_step <= cached_step, rank, masks.NEVER)),
+      tile=None,
+      position=wide(jnp.arange(len(rank))),
+      segment=slots.segment,
+    ),
+    window=rules.window,
+  )
+  sigma = jnp.where(is_clean[None], 0.0, slot_values(rules, sigma, 0.0)[:, rows])
+  return Layout(slots.tokens[:, rows], sigma, rows, mask, len(window)), new
+
+
+def _prepend(x: jax.Array, value: float) -> jax.Array:
+  return jnp.concatenate([jnp.full_like(x[..., :1], value), x], axis=-1)
