@@ -33,6 +33,7 @@ from ardiff_jax.progress import Progress
 from ardiff_jax.training.checkpointing import Checkpointer
 from ardiff_jax.training.state import abstract_state, init_state, make_optimizer
 from ardiff_jax.training.step import TrainMetrics, make_train_step
+from ardiff_jax.training.warm_start import source_tokenizer, warm_start
 from ardiff_jax.training.writer import MetricWriter
 
 
@@ -93,6 +94,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     state = checkpointer.restore(abstract, iterator)
     if state is None:
       state = init_state(method.denoise, optimizer, config.data.length, config.seed, mesh)
+      if config.init_from:
+        state = warm_start(state, config)
+        _say(f'starting from the parameters of {config.init_from}')
     else:
       _say(f'resumed from step {int(state.step)} in {workdir}')
     start = int(state.step)
@@ -157,6 +161,8 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> _Prepared
   corpus = load_corpus(config.data)
   if resumes:
     tokenizer = tokenizers.load_tokenizer(workdir, config.tokenizer)
+  elif config.init_from:
+    tokenizer = source_tokenizer(config)
   else:
     tokenizer = tokenizers.build_tokenizer(config.tokenizer, corpus.train)
   description = {
@@ -174,7 +180,7 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> _Prepared
       f'{len(train.stream)} tokens, config.data.length={config.data.length}'
     )
   return _Prepared(
-    method=method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id),
+    method=method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id),
     tokenizer=tokenizer,
     train=train,
     valid=pack(corpus.valid, tokenizer, config.data.length, 'valid text'),

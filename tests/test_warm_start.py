@@ -1,0 +1,53 @@
+"""Starting a run from the parameters of another."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import small_config
+
+import ardiff_jax
+from ardiff_jax.errors import UserError
+from ardiff_jax.mesh import make_mesh
+from ardiff_jax.training import loop
+from ardiff_jax.training.checkpointing import fingerprint
+from ardiff_jax.training.loop import train
+from ardiff_jax.training.state import init_state, make_optimizer
+from ardiff_jax.training.warm_start import warm_start
+
+
+def test_an_autoregressive_model_starts_a_shifted_denoiser(text_file, tmp_path):
+  """Its parameters and tokenizer are the other's moving average and tokenizer; then they move."""
+  causal = small_config('ar', text_file)
+  train(causal, tmp_path / 'ar')
+  config = small_config('bd3lm', text_file, steps=2)
+  config.init_from = str(tmp_path / 'ar')
+  config.denoiser.alignment, config.hyperschedule.width = 'shifted', 8
+  prepared = loop._prepare(config, tmp_path / 'new', make_mesh(config.mesh))
+  optimizer, _ = make_optimizer(config.train)
+  mesh = make_mesh(config.mesh)
+  state = init_state(prepared.method.denoise, optimizer, config.data.length, config.seed, mesh)
+  warm = warm_start(state, config)
+  theirs = ardiff_jax.load(tmp_path / 'ar')
+  assert prepared.tokenizer.name == theirs.tokenizer.name
+  for mine, other, fresh in zip(
+    *map(jax.tree.leaves, (warm.params, theirs.params, state.params)), strict=True
+  ):
+    np.testing.assert_array_equal(mine, other)
+    assert mine.sharding == fresh.sharding
+  assert fingerprint(warm.ema) == fingerprint(warm.params) != fingerprint(state.params)
+  assert train(config, tmp_path / 'new')
+  moved = ardiff_jax.load(tmp_path / 'new')
+  assert fingerprint(moved.params) != fingerprint(theirs.params)
+  assert moved.sample(num_samples=1, steps=2)[0].network_calls == 8
+
+
+def test_starting_from_another_network_says_what_differs(text_file, tmp_path):
+  train(small_config('ar', text_file, steps=1), tmp_path / 'ar')
+  config = small_config('bd3lm', text_file, steps=1)
+  config.init_from, config.model.num_layers = str(tmp_path / 'ar'), 1
+  with pytest.raises(UserError, match=r'config\.model\.num_layers is 2, here it is 1'):
+    train(config, tmp_path / 'new')
+  config.init_from = str(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match='nowhere'):
+    train(config, tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()
