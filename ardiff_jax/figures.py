@@ -4,16 +4,19 @@
 
 hyperschedules    how text comes about under each hyperschedule
 noising           how a sentence dissolves under each noising process
+masks             who attends to whom: one row of a schedule, aligned and shifted, and training
 """
 
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ardiff_jax import cli, hyperschedules, noise, plots
+from ardiff_jax import cli, hyperschedules, noise, plots, rows
 from ardiff_jax.errors import UserError
+from ardiff_jax.models import layouts
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if it is not there.')
 
@@ -47,6 +50,7 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   figures = {
     'hyperschedules': plots.gallery(_GALLERY),
     'noising': plots.noising(_SENTENCE, panels, _TIMES),
+    'masks': plots.masks(_attention()),
   }
   paths = []
   try:
@@ -67,6 +71,54 @@ def _dissolve(process: noise.Process) -> np.ndarray:
   characters = np.array([*_ALPHABET, plots.MASKED])
   times_Nx1 = np.asarray(_TIMES, np.float32)[:, None]
   return characters[np.stack([process.sample(jax.random.key(1), x0, t) for t in times_Nx1])]
+
+
+def _attention() -> dict[str, plots.MaskPanel]:
+  """Returns what the network's rows see: in one row of `block`, aligned and shifted, and in the
+  doubled passes of `block` and `slide`."""
+  block = hyperschedules.block(12, width=4, num_levels=2)
+  slide = hyperschedules.slide(12, width=4, num_levels=4)
+  canvas, sigma = jnp.zeros((1, 12), jnp.int32), jnp.zeros((1, 12))
+  panels = {}
+  for alignment in layouts.ALIGNMENTS:
+    rules = layouts.Rules(alignment, 'block_causal', 'full', 0, 0, False)
+    layout, _ = layouts.cached(
+      rules,
+      canvas,
+      sigma,
+      window=jnp.arange(4, 8),
+      step=2,
+      cached_step=-1,
+      settle_step=jnp.asarray(block.settle_step),
+      num_new=4 + rules.shifted,
+    )
+    panels[f'{alignment}, one step'] = _panel(layout, rules)
+  rules = layouts.Rules('aligned', 'block_causal', 'full', 0, 0, False)
+  for schedule in (block, slide):
+    drawn = rows.tiled(schedule, jnp.asarray([0.4]))
+    layout = layouts.tiled(
+      rules,
+      canvas,
+      canvas,
+      sigma,
+      tile=drawn.tile,
+      num_settled=drawn.num_settled,
+      settle_step=jnp.asarray(schedule.settle_step),
+      num_tiles=rows.num_tiles(schedule),
+      num_context=schedule.length,
+      span=None,
+    )
+    panels[f'training, {schedule.tiling}'] = _panel(layout, rules)
+  return panels
+
+
+def _panel(layout: layouts.Layout, rules: layouts.Rules) -> plots.MaskPanel:
+  mask = layout.mask
+  num_rows = mask.rank.shape[1]
+  slots = np.broadcast_to(np.asarray(layout.positions), mask.rank.shape)[0]
+  shown = [str(slot - rules.shifted) if slot >= rules.shifted else 'BOS' for slot in slots]
+  allowed = np.asarray(mask.dense()[0])[:, -num_rows:]  # nothing is cached yet
+  return plots.MaskPanel(allowed, np.asarray(mask.tile[0] >= 0), shown)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Pictures: hyperschedules with their regions, and training curves.
+"""Pictures: hyperschedules with their regions, noise, attention masks, and training curves.
 
 Each function returns a Matplotlib Figure that no global state knows of; `to_svg` and
 `Figure.savefig` write it.
@@ -6,7 +6,7 @@ Each function returns a Matplotlib Figure that no global state knows of; `to_svg
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -25,8 +25,24 @@ COLORS = LinearSegmentedColormap.from_list(
   'noise level', ['#fff3c4', '#f6b352', '#d9590f'], under=SETTLED, over=WORTHLESS
 )
 _NOISING = ListedColormap(['#ffffff', '#c9ced6', '#f6b352'])
+_ATTENTION = ListedColormap(['#f4f5f7', SETTLED, '#f6b352'])
 MASKED = ''  # stands for a mask where characters are drawn
 TRAIN, VALID = '#1f6fb4', '#d9590f'
+
+
+class MaskPanel(NamedTuple):
+  """An attention mask, and what its R rows are.
+
+  Attributes:
+    allowed: bool[R, R], query by key.
+    in_window: bool[R]; the others are context.
+    shown: R labels, the position a row shows.
+  """
+
+  allowed: np.ndarray
+  in_window: np.ndarray
+  shown: Sequence[str]
+
 
 _STYLE = {
   'font.family': 'DejaVu Sans',  # comes with Matplotlib, so pictures look alike everywhere
@@ -117,6 +133,43 @@ def noising(text: str, panels: dict[str, np.ndarray], times: Sequence[float]) ->
     ['kept', 'masked', 'replaced by a uniform draw'],
     loc='outside lower center',
     ncols=3,
+  )
+  return figure
+
+
+@mpl.rc_context(_STYLE)
+def masks(panels: dict[str, MaskPanel]) -> Figure:
+  """Draws who may attend to whom, a panel a mask: queries downward, keys to the right.
+
+  Context rows are blue, rows of a window orange; a cell has the colour of its key, and the numbers
+  are the positions that rows show.
+  """
+  figure = Figure(figsize=(10, 3.4), layout='constrained')
+  figure.get_layout_engine().set(wspace=0.04)
+  grid = figure.subplots(1, len(panels), squeeze=False)[0]
+  for axes, (title, panel) in zip(grid, panels.items(), strict=True):
+    count = len(panel.shown)
+    cells = np.where(panel.allowed, 1 + panel.in_window[None], 0)
+    edges = np.arange(count + 1) - 0.5
+    axes.pcolormesh(
+      *(edges, edges, cells), cmap=_ATTENTION, vmin=0, vmax=2, edgecolors='white', linewidth=0.4
+    )
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_aspect('equal')
+    for axis, labels in ((axes.xaxis, axes.get_xticklabels), (axes.yaxis, axes.get_yticklabels)):
+      axis.set_ticks(range(count), panel.shown, fontsize=4.5 if count > 14 else 6)
+      for label, inside in zip(labels(), panel.in_window, strict=True):
+        label.set_color(VALID if inside else SETTLED)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, pad=1)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=9, fontweight='bold')
+  figure.legend(
+    [Patch(facecolor=_ATTENTION(x)) for x in (1, 2)],
+    ['sees context: clean, settled', 'sees its window: noisy, or the last settled token again'],
+    loc='outside lower center',
+    ncols=2,
   )
   return figure
 

@@ -178,12 +178,36 @@ def test_curves_without_records_say_so():
 def test_figures_are_written(tmp_path):
   paths = figures.write(tmp_path / 'new' / 'folder')
   assert [p.name for p in paths] == [
-    f'{name}.{kind}' for name in ('hyperschedules', 'noising') for kind in ('png', 'svg')
+    f'{name}.{kind}' for name in ('hyperschedules', 'noising', 'masks') for kind in ('png', 'svg')
   ]
   assert paths[0].read_bytes().startswith(b'\x89PNG')
   assert '</svg>' in paths[1].read_text()
   again = figures.write(tmp_path / 'again')
   assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
+
+
+def test_masks_colour_a_cell_by_its_key():
+  """Context 1, window 2, not seen 0; labels name what rows show."""
+  allowed = np.array([[1, 0, 0], [1, 1, 1], [1, 0, 1]], bool)
+  panel = plots.MaskPanel(allowed, np.array([False, True, True]), ['BOS', '0', '1'])
+  axes = plots.masks({'step': panel}).axes[0]
+  cells = np.asarray(axes.collections[0].get_array()).reshape(3, 3)
+  np.testing.assert_array_equal(cells, [[1, 0, 0], [1, 2, 2], [1, 0, 2]])
+  assert [label.get_text() for label in axes.get_yticklabels()] == ['BOS', '0', '1']
+  assert axes.get_title() == 'step'
+
+
+def test_mask_figure_shows_what_the_rules_say():
+  """One step, aligned: 4 window rows see all 8; shifted: the last settled token is shown twice."""
+  panels = figures._attention()
+  aligned, shifted = (panels[f'{x}, one step'] for x in ('aligned', 'shifted'))
+  assert aligned.shown == [*'4567', *'0123'] and aligned.allowed[:4].all()
+  assert not aligned.allowed[4:, :4].any() and aligned.allowed[4:, 4:].all()
+  assert shifted.shown == [*'34567', 'BOS', *'0123'] and shifted.in_window.sum() == 5
+  assert not shifted.allowed[:5, shifted.shown.index('3', 1)].any()  # h's context row
+  training = panels['training, block']
+  assert training.allowed[:12, :12].sum() == 3 * 16
+  assert training.allowed[:12, 12:].sum() == 4 * (4 + 8)
 
 
 def test_noising_marks_what_became_of_each_character():
