@@ -4,7 +4,8 @@
   python -m ardiff_jax.bench sampler    [--config=configs/bd3lm.py:tiny]     with and without cache
   python -m ardiff_jax.bench attention  [--config=configs/bd3lm.py:tiny]     doubled training
 
-Only products of matrices are counted as useful work, so recomputation (remat) is not.
+Only products of matrices of a plain pass over L rows are counted as useful work, so recomputation
+(remat) is not, nor the second showing of tokens in a doubled pass.
 """
 
 import importlib.metadata

@@ -105,7 +105,7 @@ def _attention() -> dict[str, plots.MaskPanel]:
       num_settled=drawn.num_settled,
       settle_step=jnp.asarray(schedule.settle_step),
       num_tiles=rows.num_tiles(schedule),
-      num_context=schedule.length,
+      num_context=rows.num_context(schedule),
       span=None,
     )
     panels[f'training, {schedule.tiling}'] = _panel(layout, rules)

@@ -117,7 +117,7 @@ class Model:
       temperature: divides the logits; 0 takes the most likely token; None for the config's.
       seed: of all random draws.
       cache: 'on' computes keys and values of settled tokens once, 'off' at every call, with the
-        same result; 'auto' is 'on' where there is something to cache.
+        same result but for rounding; 'auto' is 'on' where there is something to cache.
       trace: whether to keep the canvas after each step.
 
     Raises:

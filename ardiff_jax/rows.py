@@ -115,7 +115,7 @@ def num_tiles(hyperschedule: Hyperschedule) -> int:
 
 def num_context(hyperschedule: Hyperschedule) -> int:
   """Returns how many leading positions a window of `tiled` can see settled, the last one's."""
-  if hyperschedule.tiling == 'slide':
+  if hyperschedule.tiling != 'block':  # a window may begin inside a block
     return hyperschedule.length - 1
   return (hyperschedule.length - 1) // hyperschedule.width * hyperschedule.width
 

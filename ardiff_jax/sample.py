@@ -32,7 +32,10 @@ _TEMPERATURE = flags.DEFINE_float(
   'temperature', None, 'Divides the logits; 0 takes the most likely token.', lower_bound=0.0
 )
 _CACHE = flags.DEFINE_enum(
-  'cache', 'auto', ['auto', 'on', 'off'], 'Keys and values of settled tokens; same texts.'
+  'cache',
+  'auto',
+  ['auto', 'on', 'off'],
+  'Keys and values of settled tokens; the same texts but for rounding.',
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all random draws.')
 _OUT = flags.DEFINE_string('out', None, 'JSON-lines file instead of DIR/samples.jsonl.')

@@ -19,6 +19,8 @@ TILING = [
   slide(LENGTH, 3, 2),
   slide(LENGTH, 2, 5),
   hybrid(LENGTH, 3, 2),
+  hybrid(LENGTH, 4, 2),
+  hybrid(LENGTH, 7, 3),
 ]
 by_name = dict(ids=lambda schedule: schedule.name)
 

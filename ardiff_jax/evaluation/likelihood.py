@@ -137,7 +137,7 @@ def _batch_nats(
   if method.predicts_scores:
     if num_samples is None:
       raise UserError('the bound of a score head is an integral over time: it has no rows to sum')
-    plain = dataclasses.replace(method.objective, form='exact', settled_weight=0.0)
+    plain = dataclasses.replace(method.objective, form='exact', settled_weight=0.0, doubled=False)
     return bounds.score_integral(
       method.denoise, params, plain, hyperschedule, tokens, counted, key, num_samples
     )

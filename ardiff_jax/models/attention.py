@@ -2,14 +2,14 @@
 
   no mask        every row sees every row: the library's attention, cuDNN where it applies
   cached         few rows against a cache and themselves: one softmax over both, nothing copied
-  span           rows sorted by position (the doubled pass): each quarter of the queries meets only
-                 the keys it can see, five eighths of all pairs
+  span           rows sorted by position (the doubled pass): each part of the queries meets only the
+                 keys it may see, of long texts five eighths of the context and its own windows
   anything else  queries a slice at a time against all keys
 
 Masks are made where they are used, from a few integers a row, for a slice of the queries at a
 time; scores too, and where there are several slices the backward pass makes them again. So memory
-grows with the length, not with its square. A query that sees no key gives 0 (a plain softmax would
-give the mean of all values).
+grows with the length, not with its square (without a mask, only where cuDNN applies). A query that
+sees no key gives 0 (a plain softmax would give the mean of all values).
 
 Shapes: B batch, R rows, C cached slots, Q queries, S keys, H query heads, K key/value heads,
 G = H/K, E head width.
@@ -25,6 +25,8 @@ from ardiff_jax.masks import AttentionMask
 
 _SLICE = 128  # queries whose scores are held at once
 _PARTS = 4  # of the sorted queries, each with its own keys; n of them leave (n+1)/2n of the pairs
+_NONE = -1e30  # score of a key that is not seen
+_LOW = -1e29  # least top score, so that a query that sees no key gives all of them weight 0
 
 
 def attend(
@@ -119,10 +121,6 @@ def _softmax(q_BxQxHxE, queries, parts, window):
     )
   out /= jnp.where(total > 0.0, total, 1.0).transpose(0, 3, 1, 2)[..., None]
   return out.astype(q.dtype).reshape(q_BxQxHxE.shape)
-
-
-_NONE = -1e30  # score of a key that is not seen, far below
-_LOW = -1e29  # any other, so that its weight is 0 even where there is no other
 
 
 def _cudnn_applies(q: jax.Array) -> bool:

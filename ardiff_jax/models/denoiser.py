@@ -30,13 +30,11 @@ class Denoiser:
     network: the transformer.
     rules: what its rows show and see.
     always_active: the schedules in use keep every position in the window, so there is no context.
-    left_to_right: their windows have no gaps and settled tokens in front of them only.
   """
 
   network: Transformer
   rules: Rules
   always_active: bool
-  left_to_right: bool
 
   @property
   def is_causal(self) -> bool:
@@ -155,6 +153,8 @@ class Denoiser:
       cache: of all slots that were settled at `cached_step`.
       canvas, sigma, window, step, cached_step, settle_step, num_new: see `layouts.cached`.
 
+    With too small a `num_new`, slots are left out and later predictions are wrong.
+
     Returns:
       float32[B, W, V], logits at the window's positions, and what to write into the cache.
     """
@@ -234,5 +234,10 @@ def make_denoiser(
       f'separate_documents is not supported for {name}: generation does not know which document '
       'a window is in; supported: schedules from left to right'
     )
+  if separate_documents and hyperschedule.always_active:
+    raise ValueError(
+      f'separate_documents is not supported for {name}: every position is in one window and there '
+      'is no context to separate; supported: schedules whose tokens settle one after another'
+    )
   rules = Rules(alignment, context, window, bos_id, eos_id, separate_documents)
-  return Denoiser(network, rules, hyperschedule.always_active, left_to_right)
+  return Denoiser(network, rules, hyperschedule.always_active)

@@ -6,7 +6,7 @@ cache needs the given tokens between two gaps.
 
 With a cache a call runs the rows of the window and of what has settled since the call before;
 without one it runs the whole canvas. Either way the vocabulary is met in the window only, and the
-tokens are the same.
+tokens are the same, but for rounding.
 
 Shapes: B batch, L length, S steps, W positions of the widest window, V vocabulary.
 """
@@ -137,7 +137,7 @@ def generate(
   ]
   if use_cache:
     settles_S = (slot_values(denoise.rules, settle_step, 0)[None] == steps[:, None]).any(axis=1)
-    first, last = jnp.argmax(branch_S), len(steps) - 1 - jnp.argmax(branch_S[::-1])
+    first, last = jnp.argmax(branch_S), jnp.max(jnp.where(branch_S > 0, steps, -1))
     # The context of a prompt is computed in one call, that of the first step that moves anything.
     prompted = (first > 0) & (branch_S[first] > 0)
     cache = denoise.empty_cache(batch, length)
