@@ -89,8 +89,8 @@ def bench_attention(config: ConfigDict, vocab_size: int, repeats: int) -> dict[s
   from ardiff_jax.models.denoiser import Denoiser
 
   class AllPairs(Denoiser):
-    def tiled(self, *args, span, **kwargs):
-      return super().tiled(*args, span=None, **kwargs)
+    def tiled(self, *args, tiles, **kwargs):
+      return super().tiled(*args, tiles=tiles._replace(span=None), **kwargs)
 
   config.objective.doubled = True
   plain = config.copy_and_resolve_references()

@@ -96,18 +96,8 @@ def _attention() -> dict[str, plots.MaskPanel]:
   rules = layouts.Rules('aligned', 'block_causal', 'full', 0, 0, False)
   for schedule in (block, slide):
     drawn = rows.tiled(schedule, jnp.asarray([0.4]))
-    layout = layouts.tiled(
-      rules,
-      canvas,
-      canvas,
-      sigma,
-      tile=drawn.tile,
-      num_settled=drawn.num_settled,
-      settle_step=jnp.asarray(schedule.settle_step),
-      num_tiles=rows.num_tiles(schedule),
-      num_context=rows.num_context(schedule),
-      span=None,
-    )
+    tiles = rows.tiles(schedule, drawn)
+    layout = layouts.tiled(rules, canvas, canvas, sigma, tiles)
     panels[f'training, {schedule.tiling}'] = _panel(layout, rules)
   return panels
 

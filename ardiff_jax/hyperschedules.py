@@ -113,9 +113,8 @@ class Hyperschedule:
       return self
     levels = self.levels[:, :length]
     rows = int((levels > 0).any(axis=1).sum()) + 1
-    return dataclasses.replace(
-      self, levels=levels[:rows], name=f'{self.name}, first {length} positions'
-    )
+    name = f'{self.name}, first {length} positions'
+    return _make(levels[:rows], self.num_levels, name, self.tiling, self.width)
 
   @property
   def one_at_a_time(self) -> bool:

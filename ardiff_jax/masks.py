@@ -49,6 +49,7 @@ causal, window causal:
 """
 
 import functools
+import operator
 from typing import NamedTuple
 
 import flax.struct
@@ -84,6 +85,16 @@ class Keys(NamedTuple):
   segment: jax.Array | None
 
 
+class Fixed(NamedTuple):
+  """The vectors of a mask that is the same for every example and known while tracing; hashable,
+  R integers each, see `AttentionMask`."""
+
+  rank: tuple[int, ...]
+  reach: tuple[int, ...]
+  tile: tuple[int, ...]
+  position: tuple[int, ...]
+
+
 @flax.struct.dataclass
 class AttentionMask:
   """Row q may attend to key k iff
@@ -105,6 +116,8 @@ class AttentionMask:
       position 0 on, and no row sees a key this many positions to its right, nor one of its tile
       this many rows away; None if nothing is promised. Static.
     num_window: static; unused without span.
+    fixed: the vectors but for segments, where they are known while tracing (`fix`), for kernels
+      that are compiled for one mask; else None. Static.
   """
 
   rank: jax.Array
@@ -116,6 +129,7 @@ class AttentionMask:
   window: str = flax.struct.field(pytree_node=False, default='full')
   span: int | None = flax.struct.field(pytree_node=False, default=None)
   num_window: int = flax.struct.field(pytree_node=False, default=0)
+  fixed: Fixed | None = flax.struct.field(pytree_node=False, default=None)
 
   @property
   def queries(self) -> Queries:
@@ -144,8 +158,24 @@ def visible(queries: Queries, keys: Keys, window: str) -> jax.Array:
     if window != 'full':
       together &= k.position <= q.position + (window == 'causal_next')
     ways.append(together)
-  allowed = functools.reduce(jnp.logical_or, ways)
+  allowed = functools.reduce(operator.or_, ways)  # of jax and numpy alike
   return allowed if q.segment is None else allowed & (k.segment == q.segment)
+
+
+def fix(mask: AttentionMask) -> AttentionMask:
+  """Returns the mask with `fixed` set, if its vectors are no tracers and those of all examples are
+  the same; else as it is. Where all rows are context, in the order they settled, `span` too."""
+  vectors = mask.rank, mask.reach, mask.tile, mask.position
+  if any(isinstance(x, jax.core.Tracer) for x in vectors):
+    return mask
+  vectors = [np.asarray(x) for x in vectors]
+  if any((x != x[:1]).any() for x in vectors):
+    return mask
+  rank, reach, tile, _ = (x[0] for x in vectors)
+  index = np.arange(len(rank))
+  if (rank == index).all() and (tile < 0).all():
+    mask = mask.replace(span=int((np.minimum(reach, index[-1]) - index).max()) + 1, num_window=0)
+  return mask.replace(fixed=Fixed(*(tuple(x[0].tolist()) for x in vectors)))
 
 
 def settling_rank(settle_step: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ardiff_jax import divergences
 from ardiff_jax import rows as rows_lib
@@ -61,7 +62,7 @@ class NextToken:
     dropout_key: jax.Array | None = None,
   ) -> jax.Array:
     """Returns float32[B, L], nats of each token; see `reading_nats`."""
-    nats = reading_nats(denoise, params, examples.tokens, hyperschedule, dropout_key)
+    nats = reading_nats(denoise, params, examples.tokens, dropout_key)
     return jnp.where(examples.counted, nats, 0.0)
 
 
@@ -276,7 +277,7 @@ def _predict(
   doubled: bool,
 ) -> jax.Array:
   """Returns float32[B, L, V], the prediction of every position from what its row shows."""
-  sigma, settle_step = process.sigma(t_BxL), hyperschedule.settle_step
+  sigma = process.sigma(t_BxL)
   if not doubled:
     regions = hyperschedule.regions(rows.step[:, 0])
     return denoise(
@@ -284,7 +285,7 @@ def _predict(
       canvas,
       sigma=sigma,
       regions=regions,
-      settle_step=settle_step,
+      settle_step=hyperschedule.settle_step,
       dropout_key=dropout_key,
     )
   return denoise.tiled(
@@ -292,12 +293,7 @@ def _predict(
     examples.tokens,
     canvas,
     sigma=sigma,
-    tile=rows.tile,
-    num_settled=rows.num_settled,
-    settle_step=settle_step,
-    num_tiles=rows_lib.num_tiles(hyperschedule),
-    num_context=rows_lib.num_context(hyperschedule),
-    span=hyperschedule.width,
+    tiles=rows_lib.tiles(hyperschedule, rows),
     dropout_key=dropout_key,
   )
 
@@ -306,7 +302,6 @@ def reading_nats(
   denoise: Denoiser,
   params: dict,
   tokens: jax.Array,
-  hyperschedule: Hyperschedule,
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
   """Returns float32[B, L], -log p(token | tokens before it), exact for a causal model.
@@ -325,8 +320,8 @@ def reading_nats(
     params,
     tokens,
     sigma=jnp.zeros(tokens.shape),
-    regions=jnp.full(tokens.shape[1:], Region.SETTLED, jnp.int8),
-    settle_step=hyperschedule.settle_step,
+    regions=np.full(tokens.shape[1], Region.SETTLED, np.int8),
+    settle_step=np.arange(tokens.shape[1]),
     dropout_key=dropout_key,
   )
   return tokenwise(divergences.cross_entropy, logits_BxLxV, tokens)

@@ -71,6 +71,28 @@ class Rows(NamedTuple):
     )
 
 
+class Tiles(NamedTuple):
+  """Windows that one pass over clean and noisy tokens shows together.
+
+  Attributes:
+    tile: int32[B, L], the window a position is in, of neighbours only; -1 for none, and then its
+      prediction means nothing. A numpy array [L] if it does not depend on what is drawn; so too
+      the next two, and then kernels can be compiled for it.
+    num_settled: int32[B, L], positions settled at the row of the hyperschedule its window is of.
+    settle_step: int32[L], order in which positions settle.
+    num_tiles: the most windows of an example.
+    num_context: how many leading positions some window sees settled.
+    span: the most positions of a window or of a group that settles together; None: any.
+  """
+
+  tile: np.ndarray | jax.Array
+  num_settled: np.ndarray | jax.Array
+  settle_step: np.ndarray | jax.Array
+  num_tiles: int
+  num_context: int
+  span: int | None
+
+
 def one_row(hyperschedule: Hyperschedule, uniform: jax.Array) -> Rows:
   """Returns one row for each example.
 
@@ -107,17 +129,28 @@ def tiled(hyperschedule: Hyperschedule, uniform: jax.Array) -> Rows:
   return Rows.of(hyperschedule, step_BxL, within_BxL, count_L[None], block_L[None])
 
 
-def num_tiles(hyperschedule: Hyperschedule) -> int:
-  """Returns the most windows that `tiled` gives an example."""
-  blocks = -(-hyperschedule.length // hyperschedule.width)
-  return blocks + (hyperschedule.tiling == 'slide')
-
-
-def num_context(hyperschedule: Hyperschedule) -> int:
-  """Returns how many leading positions a window of `tiled` can see settled, the last one's."""
-  if hyperschedule.tiling != 'block':  # a window may begin inside a block
-    return hyperschedule.length - 1
-  return (hyperschedule.length - 1) // hyperschedule.width * hyperschedule.width
+def tiles(hyperschedule: Hyperschedule, drawn: Rows) -> Tiles:
+  """Returns the windows of rows that `tiled` drew; those of `block` are always the same."""
+  length, width = hyperschedule.length, hyperschedule.width
+  num_blocks = -(-length // width)
+  if hyperschedule.tiling == 'block':
+    block_L = np.arange(length) // width
+    return Tiles(
+      tile=block_L,
+      num_settled=block_L * width,
+      settle_step=block_L,  # the order is all that matters
+      num_tiles=num_blocks,
+      num_context=(num_blocks - 1) * width,
+      span=width,
+    )
+  return Tiles(
+    tile=drawn.tile,
+    num_settled=drawn.num_settled,
+    settle_step=hyperschedule.settle_step,
+    num_tiles=num_blocks + (hyperschedule.tiling == 'slide'),
+    num_context=length - 1,  # a window may begin inside a block
+    span=width,
+  )
 
 
 def check_tiling(hyperschedule: Hyperschedule) -> None:

@@ -55,6 +55,7 @@ def get_base() -> ConfigDict:
   c.model.dropout = 0.1
   c.model.remat = True
   c.model.rope_base = 10_000.0
+  c.model.attention = 'auto'  # kernels: the device's fastest, 'xla' or 'splash' (TPU)
   c.model.dtype = 'bfloat16'  # of the computation; or 'float32'
 
   c.objective = ConfigDict()

@@ -445,7 +445,7 @@ def test_autoregressive_bound_of_a_real_network_is_its_reading_nats():
     jnp.ones((4, 5), bool),
     jax.random.key(2),
   )
-  read = reading_nats(denoiser, params, tokens, schedule)
+  read = reading_nats(denoiser, params, tokens)
   np.testing.assert_allclose(ours, read.sum(axis=1), atol=1e-4)
 
 
@@ -464,7 +464,7 @@ def test_reading_refuses_a_denoiser_that_sees_what_it_predicts(rules):
     eos_id=0,
   )
   with pytest.raises(ValueError, match='shifted, context causal, window causal'):
-    reading_nats(denoiser, {}, jnp.zeros((1, 5), jnp.int32), autoregressive(5))
+    reading_nats(denoiser, {}, jnp.zeros((1, 5), jnp.int32))
 
 
 def test_bounds_run_without_jit():

@@ -36,14 +36,17 @@ def test_tiles_are_whole_windows_that_do_not_overlap(schedule):
   for b in range(50):
     one = jax.tree.map(lambda x, b=b: x[b], drawn(schedule, 50))
     tiles = [t for t in np.unique(one.tile) if t >= 0]
-    assert len(tiles) <= rows.num_tiles(schedule)
+    shown = rows.tiles(schedule, one)
+    np.testing.assert_array_equal(shown.tile, one.tile)
+    assert (shown.num_settled == one.num_settled)[one.tile >= 0].all()
+    assert len(tiles) <= shown.num_tiles
     for tile in tiles:
       mine = one.tile == tile
       (step,) = np.unique(one.step[mine])
       regions = schedule.regions(int(step))
       np.testing.assert_array_equal(mine, regions == Region.ACTIVE)
       assert (one.num_settled[mine] == (regions == Region.SETTLED).sum()).all()
-      assert one.num_settled[mine][0] <= rows.num_context(schedule)
+      assert one.num_settled[mine][0] <= shown.num_context
     position = np.arange(LENGTH)
     np.testing.assert_array_equal(one.level, schedule.levels[one.step, position])
     np.testing.assert_array_equal(one.level - one.drop, schedule.levels[one.step + 1, position])

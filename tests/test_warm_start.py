@@ -45,7 +45,10 @@ def test_starting_from_another_network_says_what_differs(text_file, tmp_path):
   train(small_config('ar', text_file, steps=1), tmp_path / 'ar')
   config = small_config('bd3lm', text_file, steps=1)
   config.init_from, config.model.num_layers = str(tmp_path / 'ar'), 1
-  with pytest.raises(UserError, match=r'config\.model\.num_layers is 2, here it is 1'):
+  config.model.norm = 'rmsnorm'
+  with pytest.raises(
+    UserError, match="norm is 'layernorm' there and 'rmsnorm' here; num_layers is 2 there and 1"
+  ):
     train(config, tmp_path / 'new')
   config.init_from = str(tmp_path / 'nowhere')
   with pytest.raises(UserError, match='nowhere'):

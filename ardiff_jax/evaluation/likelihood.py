@@ -132,7 +132,7 @@ def _batch_nats(
 ) -> jax.Array:
   """Returns float32[B], nats of each sequence."""
   if method.is_autoregressive:
-    nats_BxL = reading_nats(method.denoise, params, tokens, hyperschedule)
+    nats_BxL = reading_nats(method.denoise, params, tokens)
     return jnp.where(counted, nats_BxL, 0.0).sum(axis=1)
   if method.predicts_scores:
     if num_samples is None:

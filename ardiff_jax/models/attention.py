@@ -1,6 +1,7 @@
 """Attention with rotary positions: one entry point, and what is spared where nothing is seen.
 
   no mask        every row sees every row: the library's attention, cuDNN where it applies
+  fixed          on TPU, masks known while compiling (reading, block's doubled pass): `splash`
   cached         few rows against a cache and themselves: one softmax over both, nothing copied
   span           rows sorted by position (the doubled pass): each part of the queries meets only the
                  keys it may see, of long texts five eighths of the context and its own windows
@@ -22,6 +23,9 @@ import jax.numpy as jnp
 
 from ardiff_jax import masks
 from ardiff_jax.masks import AttentionMask
+from ardiff_jax.models import splash
+
+KERNELS = ('auto', 'xla', 'splash')
 
 _SLICE = 128  # queries whose scores are held at once
 _PARTS = 4  # of the sorted queries, each with its own keys; n of them leave (n+1)/2n of the pairs
@@ -35,6 +39,7 @@ def attend(
   v_BxRxKxE: jax.Array,
   mask: AttentionMask | None,
   cached: tuple[jax.Array, jax.Array] | None = None,
+  kernel: str = 'auto',
 ) -> jax.Array:
   """Returns [B, R, H, E], attention of each query to the keys it may see.
 
@@ -44,9 +49,15 @@ def attend(
     v_BxRxKxE: values.
     mask: over these rows, [B, R] each; None for every row to see every row.
     cached: keys and values [B, C, K, E] of `mask.cached`.
+    kernel: one of KERNELS, see `TransformerConfig.attention`.
   """
+  device = _device()
+  if (kernel == 'splash' or (kernel == 'auto' and device.platform == 'tpu')) and (
+    mask is None or mask.fixed is not None
+  ):
+    return splash.attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, mask, interpret=device.platform != 'tpu')
   if mask is None:
-    implementation = 'cudnn' if _cudnn_applies(q_BxRxHxE) else 'xla'
+    implementation = 'cudnn' if kernel == 'auto' and _cudnn_applies(device, q_BxRxHxE) else 'xla'
     return jax.nn.dot_product_attention(
       q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, implementation=implementation
     )
@@ -65,12 +76,13 @@ def _sorted(q, rows, mask):
   context = *rows[:2], rows[2]._replace(tile=None)
   window = *rows[:2], rows[2]._replace(rank=None)
   out = []
-  for first, count in ((0, num_window), (num_window, num_rows - num_window)):
+  sections = (0, num_window, True), (num_window, num_rows - num_window, False)
+  for first, count, in_window in sections:
     size = max(-(-count // _PARTS), _SLICE)
     for start in range(0, count, size):
       stop = min(start + size, count)
       parts = [_cut(context, slice(num_window, min(num_window + stop + mask.span, num_rows)))]
-      if first == 0:
+      if in_window:
         parts.append(
           _cut(window, slice(max(start - mask.span, 0), min(stop + mask.span, num_window)))
         )
@@ -123,11 +135,18 @@ def _softmax(q_BxQxHxE, queries, parts, window):
   return out.astype(q.dtype).reshape(q_BxQxHxE.shape)
 
 
-def _cudnn_applies(q: jax.Array) -> bool:
-  """Whether cuDNN's fused attention takes these rows."""
+def _device() -> jax.Device:
+  return jax.devices()[0]
+
+
+def _cudnn_applies(device: jax.Device, q: jax.Array) -> bool:
+  """Whether cuDNN's fused attention takes these rows: half precision, Ampere or later."""
+  capability = getattr(device, 'compute_capability', '')  # '9.0'; of AMD devices 'gfx942'
   return (
-    jax.default_backend() == 'gpu'
-    and q.dtype == jnp.bfloat16
+    device.platform == 'gpu'
+    and capability.replace('.', '').isdecimal()
+    and float(capability) >= 8.0
+    and q.dtype in (jnp.bfloat16, jnp.float16)
     and q.shape[-1] % 8 == 0
     and q.shape[-1] <= 128
   )

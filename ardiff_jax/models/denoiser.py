@@ -20,6 +20,7 @@ from ardiff_jax.models import layouts
 from ardiff_jax.models.cache import Cache, Entries
 from ardiff_jax.models.layouts import ALIGNMENTS, Layout, Rules
 from ardiff_jax.models.transformer import Transformer
+from ardiff_jax.rows import Tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,6 @@ class Denoiser:
     Returns:
       float32[B, L, V], or float32[B, W, V], logits of the token at each position.
     """
-    regions = jnp.broadcast_to(regions, canvas.shape)
     layout = layouts.one_row(self.rules, canvas, sigma, regions, settle_step, self.always_active)
     if outputs is not None:
       rows = layout.outputs
@@ -95,33 +95,20 @@ class Denoiser:
     canvas: jax.Array,
     *,
     sigma: jax.Array,
-    tile: jax.Array,
-    num_settled: jax.Array,
-    settle_step: jax.Array,
-    num_tiles: int,
-    num_context: int,
-    span: int | None,
+    tiles: Tiles,
     dropout_key: jax.Array | None = None,
   ) -> jax.Array:
     """Predicts every position at its own row of a left-to-right hyperschedule, in one pass.
 
-    Args are those of `layouts.tiled`, but for the parameters and the key to draw dropout.
+    Args:
+      params: variables of the network.
+      clean, canvas, sigma, tiles: see `layouts.tiled`.
+      dropout_key: typed key to draw dropout; None for none.
 
     Returns:
       float32[B, L, V]; without meaning where a position is in no window.
     """
-    layout = layouts.tiled(
-      self.rules,
-      clean,
-      canvas,
-      sigma,
-      tile=tile,
-      num_settled=num_settled,
-      settle_step=settle_step,
-      num_tiles=num_tiles,
-      num_context=num_context,
-      span=span,
-    )
+    layout = layouts.tiled(self.rules, clean, canvas, sigma, tiles)
     return self._run(params, layout, dropout_key)
 
   def empty_cache(self, batch: int, length: int) -> Cache:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from ardiff_jax import masks
 from ardiff_jax.hyperschedules import Region
 from ardiff_jax.masks import AttentionMask, Keys
+from ardiff_jax.rows import Tiles
 
 ALIGNMENTS = ('aligned', 'shifted')
 
@@ -104,6 +105,7 @@ def slot_values(rules: Rules, values: jax.Array, of_bos: float) -> jax.Array:
   return _prepend(values, of_bos) if rules.shifted else values
 
 
+@jax.ensure_compile_time_eval()  # so that what is known of the mask stays known, see `masks.fix`
 def one_row(
   rules: Rules,
   canvas: jax.Array,
@@ -118,11 +120,12 @@ def one_row(
     rules: what rows show and see.
     canvas: int32[B, L] in 0..V.
     sigma: float32[B, L].
-    regions: int8[B, L].
+    regions: int8[L] or int8[B, L].
     settle_step: int32[L].
     always_active: whether every position is active, so that there is no context, static.
   """
   length = canvas.shape[1]
+  regions = jnp.broadcast_to(regions, canvas.shape)
   num_settled = (regions == Region.SETTLED).sum(axis=1, dtype=jnp.int32)
   if rules.repeats_head and not always_active:
     return tiled(
@@ -130,12 +133,14 @@ def one_row(
       canvas,
       canvas,
       sigma,
-      tile=jnp.where(regions == Region.ACTIVE, 0, -1),
-      num_settled=jnp.broadcast_to(num_settled[:, None], canvas.shape),
-      settle_step=settle_step,
-      num_tiles=1,
-      num_context=length,
-      span=None,
+      Tiles(
+        tile=jnp.where(regions == Region.ACTIVE, 0, -1),
+        num_settled=num_settled[:, None],
+        settle_step=settle_step,
+        num_tiles=1,
+        num_context=length,
+        span=None,
+      ),
     )
   slots = _Slots.of(rules, canvas, settle_step)
   bos_region = Region.ACTIVE if rules.repeats_head else Region.SETTLED
@@ -146,12 +151,14 @@ def one_row(
     segments = None
     if slots.segment is not None:
       segments = slots.segment[:, :num_rows], slots.segment_after(num_settled)
-    mask = masks.from_regions(
-      regions,
-      slots.settle_step[:num_rows],
-      context=rules.context,
-      window=rules.window,
-      segments=segments,
+    mask = masks.fix(
+      masks.from_regions(
+        regions,
+        slots.settle_step[:num_rows],
+        context=rules.context,
+        window=rules.window,
+        segments=segments,
+      )
     )
   return Layout(
     tokens=slots.tokens[:, :num_rows],
@@ -162,18 +169,13 @@ def one_row(
   )
 
 
+@jax.ensure_compile_time_eval()
 def tiled(
   rules: Rules,
   clean: jax.Array,
   canvas: jax.Array,
   sigma: jax.Array,
-  *,
-  tile: jax.Array,
-  num_settled: jax.Array,
-  settle_step: jax.Array,
-  num_tiles: int,
-  num_context: int,
-  span: int | None,
+  tiles: Tiles,
 ) -> Layout:
   """Returns rows that show every position noisy, in its own window, and clean, as context.
 
@@ -182,17 +184,13 @@ def tiled(
     clean: int32[B, L].
     canvas: int32[B, L], noisy.
     sigma: float32[B, L], of the canvas.
-    tile: int32[B, L], the window a position is in, of neighbours only; -1 for none, and then its
-      prediction means nothing.
-    num_settled: int32[B, L], positions settled at the row of the hyperschedule its window is of.
-    settle_step: int32[L].
-    num_tiles: the most windows of an example, static.
-    num_context: how many leading positions some window sees settled, static.
-    span: the most positions of a window or of a group that settles together; None: any, static.
+    tiles: the windows.
   """
   length = canvas.shape[1]
-  slots = _Slots.of(rules, clean, settle_step)
-  place = jnp.broadcast_to(jnp.arange(length), canvas.shape)
+  slots = _Slots.of(rules, clean, tiles.settle_step)
+  place, tile, num_settled = (
+    jnp.broadcast_to(x, canvas.shape) for x in (jnp.arange(length), tiles.tile, tiles.num_settled)
+  )
   is_last = tile != jnp.concatenate([tile[:, 1:], jnp.full_like(tile[:, :1], -2)], axis=1)
   window = dict(
     tokens=canvas,
@@ -202,14 +200,14 @@ def tiled(
     reach=jnp.where(tile >= 0, num_settled - 1, -1),  # shifted: BOS is one more, h one less
     segment=slots.segment_after(num_settled),
   )
-  outputs = length
+  outputs, span = length, tiles.span
   if rules.shifted:  # row i predicts token i: it shows the one before, or else is a head
     is_head = _prepend(is_last[:, :-1], True)
     before = slots.tokens[:, :length]
     window['tokens'] = jnp.where(is_head, before, _prepend(canvas[:, :-1], 0))
     window['sigma'] = jnp.where(is_head, 0.0, _prepend(sigma[:, :-1], 0.0))
   if rules.repeats_head:  # and each window's last token is seen, though it predicts nothing
-    last = jnp.sort(jnp.where(is_last & (tile >= 0), place, length), axis=1)[:, :num_tiles]
+    last = jnp.sort(jnp.where(is_last & (tile >= 0), place, length), axis=1)[:, : tiles.num_tiles]
     there, last = last < length, jnp.minimum(last, length - 1)
     of_last = lambda x: jnp.take_along_axis(x, last, axis=1)  # noqa: E731
     extra = {name: None if x is None else of_last(x) for name, x in window.items()}
@@ -226,7 +224,7 @@ def tiled(
     outputs = jnp.argsort(order, axis=1)[:, :length]
     span = None if span is None else span + 1
 
-  num_slots = min(max(num_context + rules.shifted, 1), length)
+  num_slots = min(max(tiles.num_context + rules.shifted, 1), length)
 
   def join(x, context):
     context = jnp.broadcast_to(context, (canvas.shape[0], context.shape[-1]))
@@ -244,7 +242,8 @@ def tiled(
     num_window=window['tile'].shape[1],
   )
   sigma = join(window['sigma'], jnp.zeros_like(sigma))
-  return Layout(join(window['tokens'], slots.tokens), sigma, position, mask, outputs)
+  tokens = join(window['tokens'], slots.tokens)
+  return Layout(tokens, sigma, position, masks.fix(mask), outputs)
 
 
 def cached(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ardiff_jax.masks import AttentionMask
-from ardiff_jax.models.attention import attend, rotary_phases, rotate
+from ardiff_jax.models.attention import KERNELS, attend, rotary_phases, rotate
 from ardiff_jax.models.cache import Cache
 
 _VOCAB_MULTIPLE = 128  # embedding rows are padded to this, so that they shard over a mesh axis
@@ -40,6 +40,8 @@ class TransformerConfig:
     dropout: rate on the branches; 0 for none.
     remat: whether a block's activations are recomputed in the backward pass.
     rope_base: base of the rotary frequencies.
+    attention: 'auto', the fastest kernel for the device, mask and dtype; 'xla', plain products; or
+      'splash', TPU kernels for masks known while compiling (interpreted, slowly, elsewhere).
     dtype: computation dtype; parameters stay float32, logits are float32.
   """
 
@@ -56,6 +58,7 @@ class TransformerConfig:
   dropout: float = 0.0
   remat: bool = True
   rope_base: float = 10_000.0
+  attention: str = 'auto'
   dtype: str = 'float32'
 
   def __post_init__(self):
@@ -103,6 +106,7 @@ _CHOICES = {
   'norm': ('layernorm', 'rmsnorm'),
   'activation': ('gelu', 'swiglu'),
   'conditioning': ('none', 'adaln'),
+  'attention': KERNELS,
   'dtype': ('float32', 'bfloat16'),
 }
 
@@ -223,7 +227,8 @@ class Block(nn.Module):
     k_BxRxKxE = rotate(Dense(kv_heads, ('embed', 'heads', 'head_dim'), name='key')(y), phases)
     v_BxRxKxE = Dense(kv_heads, ('embed', 'heads', 'head_dim'), name='value')(y)
     cached = None if cache is None else tuple(x.swapaxes(1, 2) for x in (cache.keys, cache.values))
-    y = attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, mask, cached).reshape(x_BxRxD.shape)
+    y = attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, mask, cached, cfg.attention)
+    y = y.reshape(x_BxRxD.shape)
     y = Dense((cfg.model_dim,), ('heads', 'embed'), name='attention_out')(y)
     x_BxRxD += attention_gate * dropout(y)
 

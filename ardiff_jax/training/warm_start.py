@@ -12,7 +12,8 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.training.checkpointing import restore_ema
 from ardiff_jax.training.state import TrainState
 
-_FREE = ('dropout', 'remat', 'dtype')  # of config.model, what does not change the parameters
+# of config.model, what does not change the parameters
+_FREE = ('dropout', 'remat', 'dtype', 'attention')
 
 
 def source_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -23,14 +24,15 @@ def source_tokenizer(config: ConfigDict) -> Tokenizer:
   """
   directory = _directory(config)
   theirs = ConfigDict(workdir.read(directory)['config']).model
-  differing = sorted(
-    key for key in config.model if key not in _FREE and theirs.get(key) != config.model[key]
-  )
+  differing = [
+    f'{key} is {theirs.get(key)!r} there and {config.model.get(key)!r} here'
+    for key in sorted({*theirs, *config.model} - {*_FREE})
+    if theirs.get(key) != config.model.get(key)
+  ]
   if differing:
-    key = differing[0]
     raise UserError(
-      f'config.init_from={config.init_from}: its config.model.{key} is {theirs.get(key)!r}, here '
-      f'it is {config.model[key]!r}; set config.model as it is there, but for {", ".join(_FREE)}'
+      f'config.init_from={config.init_from}: another network: config.model.'
+      f'{"; ".join(differing)}; set config.model as it is there, but for {", ".join(_FREE)}'
     )
   return load_tokenizer(directory, config.tokenizer)
 
