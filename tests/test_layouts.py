@@ -488,7 +488,7 @@ def test_a_cache_in_half_precision_is_close_to_one_in_full(alignment):
   assert [cache.keys.dtype for cache in caches] == ['float32', 'bfloat16']
   for step in range(schedule.num_steps):
     (window,) = np.nonzero(schedule.regions(step) == Region.ACTIVE)
-    window = jnp.asarray(np.append(window, [-1] * (3 - len(window))))
+    window = jnp.asarray(np.append(window, np.full(3 - len(window), -1)))
     logits = []
     for i, denoiser in enumerate((full, half)):
       one, caches[i] = extend(
