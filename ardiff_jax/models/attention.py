@@ -119,7 +119,7 @@ def _softmax(q_BxQxHxE, queries, parts, window):
   q = q_BxQxHxE.reshape(batch, num_queries, num_kv_heads, num_heads // num_kv_heads, width)
   scores = []
   for k, _, keys in parts:
-    score = jnp.einsum('bqkge,bske->bkgqs', q, k, preferred_element_type=jnp.float32)
+    score = _product('bqkge,bske->bkgqs', q, k)
     allowed_BxQxS = masks.visible(queries, keys, window)
     scores.append(jnp.where(allowed_BxQxS[:, None, None], score * width**-0.5, _NONE))
   top = functools.reduce(jnp.maximum, [x.max(axis=-1, keepdims=True) for x in scores])
@@ -128,11 +128,16 @@ def _softmax(q_BxQxHxE, queries, parts, window):
   for score, (_, v, _) in zip(scores, parts, strict=True):
     weights = jnp.exp(score - top)
     total += weights.sum(axis=-1)
-    out += jnp.einsum(
-      'bkgqs,bske->bqkge', weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
+    out += _product('bkgqs,bske->bqkge', weights.astype(v.dtype), v)
   out /= jnp.where(total > 0.0, total, 1.0).transpose(0, 3, 1, 2)[..., None]
   return out.astype(q.dtype).reshape(q_BxQxHxE.shape)
+
+
+def _product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
+  """Products added up in float32; of half precision, XLA has no such kernel on CPU."""
+  if _device().platform == 'cpu':
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+  return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
 
 
 def _device() -> jax.Device:
