@@ -52,32 +52,46 @@ def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str
   import jax.numpy as jnp
 
   from ardiff_jax import method as method_lib
+  from ardiff_jax import samplers
   from ardiff_jax.sampling.loop import generate
 
   method = method_lib.build(config, vocab_size, bos_id=0, eos_id=1)
-  schedule = method_lib.make_hyperschedule(config, num_levels=config.sampling.steps)
-  name = config.sampling.sampler
-  stepper = method_lib.make_stepper(method, name, config.sampling.eta)
-  params = nn.unbox(method.denoise.init(jax.random.key(0), config.data.length))
-  shape = _SAMPLER_BATCH, config.data.length
+  name, length = config.sampling.sampler, config.data.length
+  schedule = samplers.rows(method, config, name, length=length, steps=None, text=None)
+  method = method_lib.on_schedule(method, schedule)
+  stepper = samplers.make(method, name, config.sampling.eta)
+  process = method.generation_process
+  params = nn.unbox(method.denoise.init(jax.random.key(0), length))
+  shape = _SAMPLER_BATCH, length
   sampler = jax.jit(generate, static_argnames=('denoise', 'process', 'stepper', 'use_cache'))
   nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
   keys = jax.random.split(jax.random.key(1), _SAMPLER_BATCH)
+  calls = {}
 
   def run(use_cache: bool) -> None:
-    process = method.generation_process
     args = method.denoise, params, process, stepper, schedule, *nothing, keys
-    jax.block_until_ready(sampler(*args, use_cache=use_cache))
+    calls[use_cache] = int(sampler(*args, use_cache=use_cache).network_calls)
+
+  @jax.jit
+  def blocks(params, canvas):
+    """The network up to the vocabulary, over the whole canvas."""
+    settle_step = jnp.asarray(schedule.settle_step)
+    shown = dict(sigma=jnp.ones(shape), regions=schedule.regions(0), settle_step=settle_step)
+    return method.denoise.features(params, canvas, **shown, outputs=jnp.arange(length))
 
   kinds = {'uncached': False} | ({'cached': True} if method.denoise.is_cacheable else {})
   runs = [lambda use_cache=use_cache: run(use_cache) for use_cache in kinds.values()]
+  runs.append(lambda: jax.block_until_ready(blocks(params, nothing[0])))
   times, peak, _ = _time_all(runs, repeats, config.model.dtype)
   tokens = math.prod(shape)
-  result = _machine() | {'sampler': f'{name}, {schedule.name}', 'network calls': schedule.num_steps}
-  medians = {kind: statistics.median(x) for kind, x in zip(kinds, times, strict=True)}
+  *medians, alone = (statistics.median(x) for x in times)
+  medians = dict(zip(kinds, medians, strict=True))
+  result = _machine() | {'sampler': f'{name}, {schedule.name}'}
   for kind, median in medians.items():
+    result[f'{kind}, network calls'] = calls[kinds[kind]]
     result[f'{kind}, tokens/s'] = tokens / median
-    result[f'{kind}, ms a call'] = 1e3 * median / schedule.num_steps
+    result[f'{kind}, ms a call'] = 1e3 * median / calls[kinds[kind]]
+  result['uncached, blocks alone, ms'] = 1e3 * alone
   if 'cached' in medians:
     result['cached : uncached'] = medians['uncached'] / medians['cached']
   return result | {'matrix product GFLOP/s': peak / 1e9}

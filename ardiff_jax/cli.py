@@ -1,5 +1,6 @@
 """What all commands share: flags, plain messages for user mistakes, exit status 2."""
 
+import os
 import pathlib
 import re
 import signal
@@ -12,6 +13,9 @@ from ml_collections import ConfigDict, config_flags
 
 from ardiff_jax.errors import UserError
 
+# compiled programs outlive the process; the variable set otherwise, or empty, is respected
+_COMPILED = pathlib.Path('~/.cache/ardiff_jax').expanduser()
+
 
 def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
   """Runs a command: parses the flags, calls `main`, turns a `UserError` into exit status 2.
@@ -23,6 +27,7 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
 
   def guarded(argv: list[str]) -> None:
     _quieten_libraries()
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_COMPILED))
     arguments = argv[1:]
     if choices and (len(arguments) != 1 or arguments[0] not in choices):
       _fail(f'say which of {", ".join(choices)}; got {" ".join(arguments) or "nothing"}')

@@ -92,7 +92,7 @@ def evaluate(
     schedule = method.hyperschedule
     if hyperschedule:
       schedule = method_lib.parse_hyperschedule(hyperschedule, model.config.data.length)
-    method = method_lib.on_schedule(method, schedule, own_chain)
+    method = method_lib.measured_on(method, schedule, own_chain)
   settings = model.config.eval
   num_samples = None if rows == 'all' else rows or settings.num_samples
   corpus = _training_corpus(directory, model.config)

@@ -32,6 +32,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_FINE = 2**20  # levels of a schedule that is drawn as a line
+
 
 class Region(enum.IntEnum):
   """What a position is at one generation step."""
@@ -173,6 +175,38 @@ def ar_diffusion(length: int, num_levels: int) -> Hyperschedule:
   slope = (num_levels - floor) / (2 * length - anchor)
   line = slope * (np.arange(length)[None] + 1 - anchor) + floor
   return _make(np.round(np.clip(line, 0, num_levels)), num_levels, name)
+
+
+def plateau(
+  length: int, num_steps: int, start: float = 0.55, stop: float = 0.05, survival: float = 0.9
+) -> Hyperschedule:
+  """All positions descend together, but stand still in between (ReMDM's loop, arXiv 2503.00307).
+
+  Args:
+    length: L.
+    num_steps: S, at least 2.
+    start: share of the steps that are left when levels come to a halt.
+    stop: share that is left when they go on.
+    survival: share of the way that is behind them while they stand still.
+  """
+  _check_length(length)
+  if num_steps < 2 or not 0.0 <= stop <= start <= 1.0 or not 0.0 < survival < 1.0:
+    raise ValueError(
+      'plateau needs num_steps of at least 2, 0 <= stop <= start <= 1 and survival inside (0, 1), '
+      f'got {num_steps}, {stop}, {start} and {survival}'
+    )
+  fall = min(max(round((1.0 - start) * num_steps), 1), num_steps - 1)
+  rest = min(max(round(stop * num_steps), 1), num_steps - fall)
+  halt = 1.0 - survival
+  line = np.concatenate(
+    [
+      np.linspace(1.0, halt, fall + 1),
+      np.full(num_steps - fall - rest, halt),
+      np.linspace(halt, 0.0, rest + 1)[1:],
+    ]
+  )
+  levels = np.round(line * _FINE)[:, None].repeat(length, axis=1)
+  return _make(levels, _FINE, f'plateau(length={length}, num_steps={num_steps})')
 
 
 def any_order(groups: Sequence[int]) -> Hyperschedule:

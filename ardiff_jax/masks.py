@@ -18,7 +18,8 @@ and what a window row i sees of row j of its tile (`window`):
   causal        j <= i
   causal_next   j <= i + 1, where a row predicts the next token: it sees that token's present state
 
-and, of packed documents, only rows of the same `segment`.
+Of packed documents, rows see only those of the same `segment`, and with a `context_length` only
+the context that begins that many positions before their own.
 
 One pass over a canvas, `block` of width 2 at its second block, context block_causal, window full
 (rows are queries, C context, W window, D dead):
@@ -85,6 +86,18 @@ class Keys(NamedTuple):
   segment: jax.Array | None
 
 
+class Sight(NamedTuple):
+  """What rows see by rule; static.
+
+  Attributes:
+    window: name of the window rule.
+    context_length: how many positions back a row sees context, its own included; None for all.
+  """
+
+  window: str = 'full'
+  context_length: int | None = None
+
+
 class Fixed(NamedTuple):
   """The vectors of a mask that is the same for every example and known while tracing; hashable,
   R integers each, see `AttentionMask`."""
@@ -99,7 +112,7 @@ class Fixed(NamedTuple):
 class AttentionMask:
   """Row q may attend to key k iff
 
-    rank[k] <= reach[q]                                k is context that q may see, or
+    rank[k] <= reach[q], position[k] not too far back  k is context that q may see, or
     tile[q] = tile[k] >= 0 and window_rule(q, k)       both are in one window,
 
   and their segments, if any, are the same. Keys are the cached tokens, if any, then the rows.
@@ -111,7 +124,7 @@ class AttentionMask:
     position: int32[..., R].
     segment: int32[..., R], the document a row is in; None if there is but one.
     cached: the keys in the cache; None without one.
-    window: name of the window rule, static.
+    sight: the window rule and how far back context is seen, static.
     span: rows are sorted by position, `num_window` of the window and then the context from
       position 0 on, and no row sees a key this many positions to its right, nor one of its tile
       this many rows away; None if nothing is promised. Static.
@@ -126,7 +139,7 @@ class AttentionMask:
   position: jax.Array
   segment: jax.Array | None
   cached: Keys | None = None
-  window: str = flax.struct.field(pytree_node=False, default='full')
+  sight: Sight = flax.struct.field(pytree_node=False, default=Sight())
   span: int | None = flax.struct.field(pytree_node=False, default=None)
   num_window: int = flax.struct.field(pytree_node=False, default=0)
   fixed: Fixed | None = flax.struct.field(pytree_node=False, default=None)
@@ -143,20 +156,23 @@ class AttentionMask:
   def dense(self) -> jax.Array:
     """Returns bool[..., R, C+R], query by key, the cached keys first."""
     parts = [self.keys] if self.cached is None else [self.cached, self.keys]
-    return jnp.concatenate([visible(self.queries, keys, self.window) for keys in parts], axis=-1)
+    return jnp.concatenate([visible(self.queries, keys, self.sight) for keys in parts], axis=-1)
 
 
-def visible(queries: Queries, keys: Keys, window: str) -> jax.Array:
+def visible(queries: Queries, keys: Keys, sight: Sight) -> jax.Array:
   """Returns bool[..., Q, K], whether each query may attend to each key."""
   q = Queries(*(None if x is None else x[..., :, None] for x in queries))
   k = Keys(*(None if x is None else x[..., None, :] for x in keys))
   ways = []
   if k.rank is not None:
-    ways.append(k.rank <= q.reach)
+    context = k.rank <= q.reach
+    if sight.context_length is not None:
+      context &= k.position > q.position - sight.context_length
+    ways.append(context)
   if k.tile is not None:
     together = k.tile == q.tile
-    if window != 'full':
-      together &= k.position <= q.position + (window == 'causal_next')
+    if sight.window != 'full':
+      together &= k.position <= q.position + (sight.window == 'causal_next')
     ways.append(together)
   allowed = functools.reduce(operator.or_, ways)  # of jax and numpy alike
   return allowed if q.segment is None else allowed & (k.segment == q.segment)
@@ -210,7 +226,7 @@ def from_regions(
   settle_step: jax.Array,
   *,
   context: str,
-  window: str,
+  sight: Sight,
   segments: tuple[jax.Array, jax.Array] | None = None,
 ) -> AttentionMask:
   """Returns the mask of rows that show one position each, in one row of the hyperschedule.
@@ -219,7 +235,7 @@ def from_regions(
     regions: int8[..., R], the `Region` of each row's token.
     settle_step: int32[R], when each row's token settles.
     context: one of CONTEXT_RULES.
-    window: one of WINDOW_RULES.
+    sight: the rest of what rows see.
     segments: int32[..., R] of context rows and int32[...] of the window; None for one document.
   """
   settle_step, shape = jnp.asarray(settle_step), regions.shape
@@ -235,5 +251,5 @@ def from_regions(
     tile=jnp.where(in_window, 0, -1),
     position=jnp.broadcast_to(jnp.arange(shape[-1]), shape),
     segment=segment,
-    window=window,
+    sight=sight,
   )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,8 +13,6 @@ from ardiff_jax.models.denoiser import Denoiser, make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import Process
 from ardiff_jax.objectives import NextToken, ScoreEntropy, WeightedCrossEntropy
-from ardiff_jax.sampling import steppers
-from ardiff_jax.sampling.steppers import Stepper
 
 PROCESSES = {
   'absorbing': noise.absorbing,
@@ -28,7 +25,6 @@ OBJECTIVES = {
   'weighted_cross_entropy': WeightedCrossEntropy,
   'score_entropy': ScoreEntropy,
 }
-STEPPERS = {'ancestral': steppers.Ancestral, 'acs': steppers.AdaptiveCorrection}
 
 CACHES = ('auto', 'on', 'off')
 
@@ -113,8 +109,8 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
   return Method(process, schedule, denoise, objective)
 
 
-def on_schedule(method: Method, hyperschedule: Hyperschedule, own_chain: bool) -> Method:
-  """Returns the method generating along other rows than it was trained on.
+def measured_on(method: Method, hyperschedule: Hyperschedule, own_chain: bool) -> Method:
+  """Returns the method whose bound on other rows than it was trained on is meant.
 
   Args:
     method: of a model that is not autoregressive.
@@ -126,17 +122,41 @@ def on_schedule(method: Method, hyperschedule: Hyperschedule, own_chain: bool) -
   """
   if method.is_autoregressive:
     raise UserError('the likelihood of an autoregressive model is exact, and of its own order only')
+  return on_schedule(method, hyperschedule, own_chain)
+
+
+def on_schedule(
+  method: Method,
+  hyperschedule: Hyperschedule,
+  own_chain: bool = False,
+  context_length: int | None = None,
+) -> Method:
+  """Returns the method generating along other rows than it was trained on.
+
+  Args:
+    method: of a model.
+    hyperschedule: over any number of positions.
+    own_chain: see `Method`.
+    context_length: see `layouts.Rules`; None for that of training.
+
+  Raises:
+    UserError: the model cannot be used so.
+  """
   if own_chain and not isinstance(method.process, noise.EpsilonHybrid):
     raise UserError(
       'only a model with noise epsilon_hybrid has a chain of its own beside absorbing'
     )
-  old = method.denoise
-  with _blaming('denoiser'):
-    denoise = make_denoiser(
-      old.network,
-      hyperschedule,
-      **dataclasses.asdict(old.rules),
+  in_order = hyperschedule.one_at_a_time and hyperschedule.left_to_right
+  if method.is_autoregressive and not in_order:
+    raise UserError(
+      'an autoregressive model generates from left to right, one token a step, not along '
+      f'{hyperschedule.name}'
     )
+  rules = dataclasses.asdict(method.denoise.rules)
+  if context_length is not None:
+    rules['context_length'] = context_length
+  with _blaming('denoiser'):
+    denoise = make_denoiser(method.denoise.network, hyperschedule, **rules)
   return dataclasses.replace(
     method, hyperschedule=hyperschedule, denoise=denoise, own_chain=own_chain
   )
@@ -157,19 +177,15 @@ def parse_hyperschedule(text: str, length: int) -> Hyperschedule:
     return _call(hyperschedules.BY_NAME, {'name': name, **numbers}, length=length)
 
 
-def check(config: ConfigDict) -> None:
-  """Raises UserError for what `build` or sampling by the config's defaults would refuse."""
-  method = build(config, vocab_size=2, bos_id=0, eos_id=0)
-  make_hyperschedule(config, config.sampling.steps)
-  make_stepper(method, config.sampling.sampler, config.sampling.eta)
-  if not 0.0 <= config.sampling.temperature < math.inf:
-    raise UserError(
-      f'config.sampling.temperature must be from 0 up, got {config.sampling.temperature}'
-    )
+def make_hyperschedule(
+  config: ConfigDict, num_levels: int | None = None, length: int | None = None
+) -> Hyperschedule:
+  """Returns config.hyperschedule, for sampling with T = num_levels over `length` positions.
 
-
-def make_hyperschedule(config: ConfigDict, num_levels: int | None = None) -> Hyperschedule:
-  """Returns config.hyperschedule over config.data.length positions, with T = num_levels if given.
+  Args:
+    config: a whole experiment config.
+    num_levels: T; None for the config's.
+    length: L, and at most as wide a window; None for the config's.
 
   Raises:
     UserError: an unknown name or a value out of range.
@@ -177,30 +193,10 @@ def make_hyperschedule(config: ConfigDict, num_levels: int | None = None) -> Hyp
   settings = dict(config.hyperschedule)
   if num_levels is not None:
     settings['num_levels'] = num_levels
+  if length is not None:
+    settings['width'] = min(settings['width'], length)
   with _blaming('hyperschedule'):
-    return _call(hyperschedules.BY_NAME, settings, length=config.data.length)
-
-
-def make_stepper(method: Method, name: str, eta: float) -> Stepper:
-  """Returns the stepper `name`.
-
-  Raises:
-    UserError: it is unknown, or the model was not trained for it.
-  """
-  if name not in STEPPERS:
-    raise UserError(f'unknown sampler {name!r}; known: {", ".join(STEPPERS)}')
-  if name == 'acs' and not isinstance(method.process, noise.EpsilonHybrid):
-    raise UserError(
-      'sampler acs corrects visible tokens, and this model was not trained on any: '
-      'it needs noise epsilon_hybrid; use --sampler=ancestral'
-    )
-  if method.predicts_scores and method.process.resamples:
-    raise UserError(
-      f'sampler {name} needs a prediction of x_0, and a score head gives none under noise that '
-      'resamples; train with config.objective.head=x0'
-    )
-  with _blaming('sampling'):
-    return _call(STEPPERS, {'name': name, 'eta': eta})
+    return _call(hyperschedules.BY_NAME, settings, length=length or config.data.length)
 
 
 def choose_cache(method: Method, cache: str) -> bool:

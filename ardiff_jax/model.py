@@ -1,60 +1,29 @@
 """A trained model: load it from a work directory, sample from it, ask it for a likelihood."""
 
 import dataclasses
-import math
 import os
 import pathlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ardiff_jax import generation, samplers, workdir
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
-from ardiff_jax import rng, workdir
 from ardiff_jax.data import pipeline
 from ardiff_jax.data.packing import Packed
 from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
 from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import likelihood
 from ardiff_jax.evaluation.likelihood import Likelihood
+from ardiff_jax.generation import Canvases, Sample
 from ardiff_jax.method import Method
-from ardiff_jax.sampling.loop import generate
+from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.training.checkpointing import restore_ema
 from ardiff_jax.training.state import abstract_state, make_optimizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-  """One generated text.
-
-  Attributes:
-    text: prompt included.
-    token_ids: L ids, the whole canvas.
-    network_calls: calls of the network, for all samples of the batch together.
-    redraws: visible tokens that the sampler replaced.
-    seconds: wall time of the batch, compilation included.
-    sampler: name of the stepper.
-    hyperschedule: rows that were descended.
-    temperature: of the draws.
-    seed: of the batch.
-    trace: int[S, L], the canvas after each step (mask = vocab_size); None unless asked for.
-  """
-
-  text: str
-  token_ids: list[int]
-  network_calls: int
-  redraws: int
-  seconds: float
-  sampler: str
-  hyperschedule: str
-  temperature: float
-  seed: int
-  trace: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,85 +68,109 @@ class Model:
   def sample(
     self,
     num_samples: int = 4,
-    prompt: str = '',
+    prompt: str | Sequence[str] = '',
+    *,
+    infill: str | None = None,
+    tokens: np.ndarray | None = None,
+    given: np.ndarray | None = None,
+    draft: np.ndarray | None = None,
     sampler: str | None = None,
     steps: int | None = None,
+    eta: float | None = None,
     temperature: float | None = None,
+    hyperschedule: str | None = None,
+    own_chain: bool = False,
+    length: int | None = None,
+    context_length: int | None = None,
+    stop: bool = False,
     seed: int = 0,
     cache: str = 'auto',
+    batch_size: int | None = None,
     trace: bool = False,
+    report: Callable[[int], None] | None = None,
+    **controls: Any,
   ) -> list[Sample]:
-    """Generates texts of config.data.length tokens, each from its own random key.
+    """Generates texts, each from its own random key.
 
     Args:
-      num_samples: how many; sample i is the same for every num_samples > i.
-      prompt: text all of them start with, kept as it is.
-      sampler: 'ancestral' or 'acs'; None for the config's.
+      num_samples: how many; sample i is the same for every num_samples > i and batch size.
+      prompt: text all of them start with, or one for each.
+      infill: instead, a text with gaps of so many tokens: 'A [[12]] B'.
+      tokens: instead, int[L] or int[N, L] ids, kept where `given`, bool of the same shape.
+      given: goes with `tokens`.
+      draft: int[L] or int[N, L], ids (mask = vocab_size) to start from instead of noise.
+      sampler: a key of `samplers.TABLE`; None for the config's.
       steps: T, noise levels a token passes; None for the config's.
+      eta: η of samplers that correct or mask again; None for the config's.
       temperature: divides the logits; 0 takes the most likely token; None for the config's.
+      hyperschedule: other rows than the config's, as 'block,width=4,num_levels=8'.
+      own_chain: whether an ε-hybrid follows its own noise rather than masks.
+      length: tokens of the text; None for config.data.length. It may be greater.
+      context_length: how many positions back tokens see settled text; 0 for all of it, None as in
+        training. A text longer than in training wants one no greater than that.
+      stop: whether a text ends with its document; for schedules from left to right.
       seed: of all random draws.
       cache: 'on' computes keys and values of settled tokens once, 'off' at every call, with the
         same result but for rounding; 'auto' is 'on' where there is something to cache.
+      batch_size: samples at a time; None for all at once.
       trace: whether to keep the canvas after each step.
+      report: called after every batch with how many samples are done.
+      **controls: fields of `Controls`: top_k, top_p, min_p, repetition_penalty, guidance, banned.
 
     Raises:
-      UserError: a value out of range, or a prompt that leaves no room.
+      UserError: a value out of range, a combination that is none, or a text that does not fit.
     """
-    settings = self.config.sampling
+    settings, vocab_size = self.config.sampling, self.tokenizer.vocab_size
     sampler = settings.sampler if sampler is None else sampler
     temperature = settings.temperature if temperature is None else temperature
-    steps = settings.steps if steps is None else steps
-    if num_samples < 1:
-      raise UserError(f'num_samples must be at least 1, got {num_samples}')
-    if steps < 1:
-      raise UserError(f'steps must be at least 1, got {steps}')
-    if not 0.0 <= temperature < math.inf:
-      raise UserError(f'temperature must be from 0 up and finite, got {temperature}')
+    for name, value in (('num_samples', num_samples), ('steps', steps), ('length', length)):
+      if value is not None and value < 1:
+        raise UserError(f'{name} must be at least 1, got {value}')
+    if batch_size is not None and batch_size < 1:
+      raise UserError(f'batch_size must be at least 1, got {batch_size}')
     if not 0 <= seed < 2**32:
       raise UserError(f'seed must be from 0 to 2**32 - 1, got {seed}')
-    stepper = method_lib.make_stepper(self.method, sampler, settings.eta)
-    schedule = method_lib.make_hyperschedule(self.config, num_levels=steps)
-    use_cache = method_lib.choose_cache(self.method, cache)
-    tokens_L, given_L = self._canvas(prompt)
+    unknown = sorted(set(controls) - {field.name for field in dataclasses.fields(Controls)})
+    if unknown:
+      raise TypeError(f'sample() got unexpected keyword arguments {", ".join(unknown)}')
+    bending = Controls(temperature=temperature, **controls)
+    try:
+      bending.check(vocab_size)
+    except ValueError as error:
+      raise UserError(str(error)) from error
 
-    began = time.perf_counter()
-    numbers = jnp.arange(num_samples)
-    keys = jax.vmap(lambda i: rng.stream(jax.random.key(seed), 'sample', i))(numbers)
-    with mesh_lib.use(self.mesh):
-      tokens, given, keys = mesh_lib.place_whole(
-        self.mesh,
-        (np.tile(tokens_L, (num_samples, 1)), np.tile(given_L, (num_samples, 1)), keys),
+    longest = length or self.config.data.length
+    canvases = self._canvases(num_samples, prompt, infill, tokens, given, longest)
+    if draft is not None:
+      canvases = generation.with_draft(canvases, draft, vocab_size)
+    samplers.make(self.method, sampler, settings.eta)  # is there such a one, for this model?
+    schedule = samplers.rows(
+      self.method, self.config, sampler, length=canvases.length, steps=steps, text=hyperschedule
+    )
+    method = method_lib.on_schedule(self.method, schedule, own_chain, context_length)
+    if stop and (schedule.always_active or not schedule.left_to_right):
+      raise UserError(
+        f'a text can stop where its document ends only if it is written from left to right, not on '
+        f'{schedule.name}; supported: autoregressive, block, slide, hybrid, ar_diffusion'
       )
-      result = _generate(
-        self.method.denoise,
-        self.params,
-        self.method.generation_process,
-        stepper,
-        mesh_lib.repeat(self.mesh, schedule),
-        tokens,
-        given,
-        keys,
-        temperature=temperature,
-        use_cache=use_cache,
-        trace=trace,
-      )
-      result = jax.device_get(result)
-    seconds = time.perf_counter() - began
-    return [
-      Sample(
-        text=self.tokenizer.decode(ids),
-        token_ids=ids.tolist(),
-        network_calls=int(result.network_calls),
-        redraws=int(result.redraws[i]),
-        seconds=seconds,
-        sampler=sampler,
-        hyperschedule=schedule.name,
-        temperature=temperature,
-        seed=seed,
-        trace=result.trace[:, i] if trace else None,
-      )
-      for i, ids in enumerate(result.tokens)
-    ]
+    if bending.guidance and float(method.generation_process.prior_probs()[-1]) == 0.0:
+      raise UserError('guidance masks the prompt, and the noise of this model has no mask')
+    return generation.generate_texts(
+      method,
+      self.params,
+      self.tokenizer,
+      samplers.make(method, sampler, settings.eta if eta is None else eta),
+      canvases,
+      controls=bending,
+      mesh=self.mesh,
+      seed=seed,
+      sampler=sampler,
+      use_cache=method_lib.choose_cache(method, cache),
+      stop=stop,
+      batch_size=batch_size,
+      trace=trace,
+      report=report,
+    )
 
   def bound(self, text: str, num_samples: int = 64, seed: int = 0) -> TextLikelihood:
     """Returns the negative log-likelihood of a text: exact for AR, an upper bound otherwise.
@@ -230,23 +223,19 @@ class Model:
       report=report,
     )
 
-  def _canvas(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int32[L] tokens and bool[L], which of them are given."""
-    length = self.config.data.length
-    ids = self.tokenizer.encode(prompt)
-    if len(ids) >= length:
-      raise UserError(
-        f'the prompt has {len(ids)} tokens and the model {length} positions: '
-        f'give at most {length - 1}, to leave room for an answer'
-      )
-    tokens_L = np.zeros(length, np.int32)
-    tokens_L[: len(ids)] = ids
-    return tokens_L, np.arange(length) < len(ids)
-
-
-_generate = jax.jit(
-  generate, static_argnames=('denoise', 'process', 'stepper', 'use_cache', 'trace')
-)
+  def _canvases(self, num_samples, prompt, infill, tokens, given, longest) -> Canvases:
+    named = [bool(prompt), infill is not None, tokens is not None]
+    if sum(named) > 1 or (tokens is None) != (given is None):
+      raise UserError('give one of prompt, infill, and tokens with given')
+    if infill is not None:
+      return generation.of_infill(self.tokenizer, infill, num_samples, longest)
+    if tokens is not None:
+      vocab_size = self.tokenizer.vocab_size
+      return generation.of_arrays(tokens, given, num_samples, vocab_size, longest)
+    prompts = [prompt] * num_samples if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != num_samples:
+      raise UserError(f'{len(prompts)} prompts for {num_samples} samples: give one, or one each')
+    return generation.of_prompts(self.tokenizer, prompts, longest)
 
 
 def load(directory: str | os.PathLike) -> Model:

@@ -44,6 +44,7 @@ def get_base() -> ConfigDict:
   c.denoiser.context = 'block_causal'  # 'causal', 'block_causal' or 'full'
   c.denoiser.window = 'full'  # 'full', 'causal' or, shifted, 'causal_next'
   c.denoiser.separate_documents = False  # whether tokens see their own document's context only
+  c.denoiser.context_length = 0  # how many positions back tokens see context; 0 is no limit
 
   c.model = ConfigDict(presets.SMALL)
   c.model.num_kv_heads = 0  # 0: as many as num_heads

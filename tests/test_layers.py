@@ -12,8 +12,8 @@ LAYERS = [
   {'models'},
   {'objectives', 'sampling'},
   {'bounds', 'method', 'plots'},
-  {'evaluation', 'report', 'figures'},
-  {'training'},
+  {'evaluation', 'report', 'figures', 'samplers'},
+  {'training', 'generation'},
   {'model', 'bench'},
   {'train', 'evaluate', 'sample'},
 ]

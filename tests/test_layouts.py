@@ -65,7 +65,7 @@ MOST_TILES = LENGTH
 
 both_contexts = pytest.mark.parametrize('context', ['causal', 'block_causal'])
 contexts_and_documents = pytest.mark.parametrize(
-  'context, separate', [('causal', False), ('block_causal', True)], ids=['causal', 'packed']
+  'context, separate', [('causal', False), ('block_causal', True)], ids=['causal', 'packed, near']
 )
 all_rules = pytest.mark.parametrize('alignment, window', RULES)
 
@@ -99,6 +99,7 @@ def make(schedule, alignment, context, window, separate=False):
     bos_id=BOS,
     eos_id=EOS,
     separate_documents=separate,
+    context_length=3 if separate else 0,
   )
 
 
@@ -110,7 +111,7 @@ def reference(schedule, steps_L, denoiser, clean_L):
   whom; each row is (the token it shows, of the clean or the noisy canvas, what it predicts)."""
   alignment, context = denoiser.rules.alignment, denoiser.rules.context
   window, separate = denoiser.rules.window, denoiser.rules.separate_documents
-  shifted, length = alignment == 'shifted', schedule.length
+  shifted, length, back = alignment == 'shifted', schedule.length, denoiser.rules.context_length
   settle = [int(x) for x in schedule.settle_step]
   document = [sum(t == EOS for t in clean_L[:i]) for i in range(length + 1)]  # of a token, or next
   listed = []
@@ -143,6 +144,8 @@ def reference(schedule, steps_L, denoiser, clean_L):
 
   def sees(q, k):
     if separate and q['doc'] != k['doc']:
+      return False
+    if back and k['kind'] == 'context' and k['where'] <= q['where'] - back:
       return False
     if q['kind'] == 'context':
       if k['kind'] == 'window':
@@ -204,7 +207,7 @@ def one_row_logits(denoiser, canvas, sigma, regions, settle_step):
 
 @functools.partial(jax.jit, static_argnames=('denoiser', 'num_new'))
 def extend(denoiser, cache, canvas, sigma, window, step, cached_step, settle_step, num_new):
-  logits, entries = denoiser.extend(
+  features, entries = denoiser.extend(
     params(),
     cache,
     canvas,
@@ -215,7 +218,7 @@ def extend(denoiser, cache, canvas, sigma, window, step, cached_step, settle_ste
     settle_step=settle_step,
     num_new=num_new,
   )
-  return logits, cache.write(entries)
+  return denoiser.project(params(), features), cache.write(entries)
 
 
 @functools.partial(jax.jit, static_argnames='denoiser')
@@ -547,9 +550,13 @@ def test_what_rows_cannot_show_is_refused(schedule, alignment, context, window, 
     make(schedule, alignment, context, window)
 
 
-def test_documents_without_context_are_refused():
-  with pytest.raises(ValueError, match='no context to separate'):
-    make(flat(LENGTH, 2), 'aligned', 'causal', 'full', separate=True)
+@pytest.mark.parametrize('limit', [dict(separate_documents=True), dict(context_length=3)], ids=str)
+def test_limits_of_a_context_that_is_not_there_are_refused(limit):
+  rules = dict(alignment='aligned', context='causal', window='full', bos_id=BOS, eos_id=EOS)
+  with pytest.raises(ValueError, match=f'{next(iter(limit))} is not supported for flat'):
+    make_denoiser(NETWORK, flat(LENGTH, 2), **rules, **limit)
+  with pytest.raises(ValueError, match='context_length must not be negative'):
+    make_denoiser(NETWORK, block(LENGTH, 2, 2), **rules, context_length=-1)
 
 
 def test_documents_without_an_order_are_refused():

@@ -44,7 +44,9 @@ def test_dense_mask_is_the_double_loop(schedule, context, window):
   settle = np.asarray(schedule.settle_step)
   for step in range(schedule.num_steps):
     regions = schedule.regions(step)
-    mask = masks.from_regions(jnp.asarray(regions), settle, context=context, window=window)
+    mask = masks.from_regions(
+      jnp.asarray(regions), settle, context=context, sight=masks.Sight(window)
+    )
     expected = may_attend(regions, settle, context, window)
     np.testing.assert_array_equal(mask.dense(), expected)
 
@@ -54,7 +56,7 @@ def test_causal_context_follows_the_order_of_settling_not_of_position():
   settle = np.array([2, 3, 1])
   regions = jnp.zeros(3, jnp.int8)
   for context in ('causal', 'block_causal'):
-    mask = masks.from_regions(regions, settle, context=context, window='full')
+    mask = masks.from_regions(regions, settle, context=context, sight=masks.Sight())
     np.testing.assert_array_equal(mask.dense(), [[1, 0, 1], [1, 1, 1], [0, 0, 1]], context)
 
 
@@ -63,7 +65,7 @@ def test_batch_of_regions_gives_a_mask_each():
   steps = np.array([0, 3, 5])
   settle = np.asarray(schedule.settle_step)
   mask = masks.from_regions(
-    jnp.asarray(schedule.regions(steps)), settle, context='causal', window='causal'
+    jnp.asarray(schedule.regions(steps)), settle, context='causal', sight=masks.Sight('causal')
   )
   expected = [may_attend(schedule.regions(s), settle, 'causal', 'causal') for s in steps]
   np.testing.assert_array_equal(mask.dense(), expected)
@@ -71,7 +73,7 @@ def test_batch_of_regions_gives_a_mask_each():
 
 def test_unknown_context_rule_is_refused():
   with pytest.raises(ValueError, match='causal, block_causal, full'):
-    masks.from_regions(jnp.zeros(2, jnp.int8), np.ones(2), context='blockwise', window='full')
+    masks.from_regions(jnp.zeros(2, jnp.int8), np.ones(2), context='blockwise', sight=masks.Sight())
 
 
 # Through the network.

@@ -10,6 +10,7 @@ import pytest
 from ardiff_jax import report, workdir
 from ardiff_jax.data.tokenizers import ByteTokenizer
 from ardiff_jax.errors import UserError
+from ardiff_jax.report import traces
 from configs import epsilon_hybrid
 
 MASK = 257
@@ -75,7 +76,6 @@ class Page(html.parser.HTMLParser):
   def __init__(self, text):
     super().__init__()
     self.tags, self.attributes, self.open, self.texts = [], [], [], []
-    self.marks = []  # (tag, text) within traces
     self.feed(text)
     assert not self.open, f'not closed: {self.open}'
     self.text = ' '.join(' '.join(self.texts).split())
@@ -83,17 +83,15 @@ class Page(html.parser.HTMLParser):
   def handle_starttag(self, tag, attrs):
     self.tags.append(tag)
     self.attributes += attrs
-    if tag not in ('meta', 'img'):
+    if tag not in ('meta', 'img', 'input'):
       self.open.append(tag)
 
   def handle_endtag(self, tag):
     assert self.open.pop() == tag
 
   def handle_data(self, data):
-    if 'style' not in self.open:
+    if not {'style', 'script'}.intersection(self.open):
       self.texts.append(data)
-    if 'td' in self.open and data.strip():
-      self.marks.append((self.open[-1], data))
 
 
 @pytest.fixture
@@ -192,43 +190,64 @@ def test_one_sequence_has_no_standard_error(run):
 def test_text_is_escaped(run):
   fill(run)
   page = read(run)
-  assert 'script' not in page.tags and 'b' in page.tags
-  assert '<script>' not in (run / 'report.html').read_text()
-  assert ('ins', '<') in page.marks
+  assert page.tags.count('script') == 1  # the player's own
+  assert '<script>alert' not in (run / 'report.html').read_text()
+  assert 'Once <b>' in page.text
+
+
+def test_pieces_are_escaped_in_the_player():
+  pieces = [*b'</script><b>']
+  page = traces.page([{'steps': [0], 'canvases': [pieces]}], ByteTokenizer('byte', {}), 'a & b')
+  assert page.count('</script>') == 1 and '<b>' not in page and 'a &amp; b' in page
 
 
 def test_nothing_is_fetched(run):
   fill(run)
   page = read(run)
   assert 'http' not in (run / 'report.html').read_text()
-  assert not {'script', 'link', 'iframe'}.intersection(page.tags)
+  assert not {'link', 'iframe'}.intersection(page.tags)
   sources = [value for name, value in page.attributes if name in ('src', 'href')]
   assert len(sources) == 2
   assert all(x.startswith('data:image/svg+xml;base64,') for x in sources)
 
 
-def test_trace_marks_masks_new_and_changed_tokens(run):
-  fill(run)
-  assert read(run).marks == [
-    *[('td', 'O'), ('i', '▒'), ('i', '▒'), ('i', '▒'), ('i', '▒')],
-    *[('td', 'O'), ('ins', 'x'), ('ins', '<'), ('i', '▒'), ('i', '▒')],
-    *[('td', 'O'), ('mark', 'n'), ('td', '<'), ('ins', '\\n'), ('ins', '⏎EOS')],
+BYTES = ByteTokenizer('byte', {})
+
+
+def test_trace_marks_masks_new_and_changed_tokens():
+  shown = [frame['tokens'] for frame in traces.frames(SAMPLE['trace'], BYTES)]
+  assert shown == [
+    [('old', 'O'), *[('mask', '▒')] * 4],
+    [('old', 'O'), ('new', 'x'), ('new', '<'), *[('mask', '▒')] * 2],
+    [('old', 'O'), ('changed', 'n'), ('old', '<'), ('new', '\\n'), ('new', '⏎EOS')],
   ]
 
 
 def test_a_token_masked_again_is_a_mask_then_new():
   trace = {'steps': [0, 1, 2], 'canvases': [[65], [MASK], [65]]}
-  rows = report.trace_rows(trace, ByteTokenizer('byte', {}))
+  rows = traces.frames(trace, BYTES)
   assert [row['tokens'] for row in rows] == [[('old', 'A')], [('mask', '▒')], [('new', 'A')]]
+
+
+def test_player_gets_each_frames_moves(run):
+  """Replayed in order they are the frames."""
+  page = traces.player(SAMPLE['trace'], BYTES)
+  data = json.loads(re.search(r'var data = (.*);', page)[1])
+  assert data['steps'] == [0, 9, 64]
+  canvas = {}
+  for moves, frame in zip(data['moves'], traces.frames(SAMPLE['trace'], BYTES), strict=True):
+    canvas = {i: (piece, 'm' if mark == 'm' else 'o') for i, (piece, mark) in canvas.items()}
+    canvas |= {i: (piece, mark) for i, piece, mark in moves}
+    assert canvas == {i: (piece, mark[0]) for i, (mark, piece) in enumerate(frame['tokens'])}
+  assert [len(moves) for moves in data['moves']] == [5, 2, 3]
 
 
 def test_long_canvases_show_their_beginning(run):
   canvas = [*b'ab'] * 400
   trace = {'steps': [0, 1], 'canvases': [[MASK] * 800, canvas]}
   fill(run, samples=[SAMPLE | {'trace': trace}])
-  page = read(run)
-  assert len([x for x in page.marks if x[0] == 'ins']) == 512
-  assert '… and 288 more' in page.text
+  assert len(traces.frames(trace, BYTES)[1]['tokens']) == 512
+  assert '… and 288 more' in read(run).text
 
 
 def test_newest_evaluation_of_each_data_set_and_newest_samples(run):

@@ -11,13 +11,14 @@ import scipy.stats
 import worlds
 from worlds import arbitrary_denoise, exact_denoise
 
-from ardiff_jax import divergences, noise, rng
+from ardiff_jax import noise, rng
 from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, hybrid, slide
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.sampling import draws
+from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.loop import generate
-from ardiff_jax.sampling.steppers import AdaptiveCorrection, Ancestral, Step
+from ardiff_jax.sampling.steppers import AdaptiveCorrection, Analytic, Ancestral, Step
 
 VOCAB, LENGTH = 3, 3
 JOINT = worlds.random_joint(0, VOCAB, LENGTH)
@@ -215,25 +216,11 @@ RESAMPLING = [
   ids=lambda x: getattr(x, 'name', str(x)),
 )
 def test_ancestral_samples_follow_the_chain_of_the_posteriors(process, schedule):
-  """Of every process that resamples, for a network that knows nothing; no mask is left.
-
-  `worlds.process_law` gives an ε-hybrid chain the leave-one-out prediction, so its network's
-  output is here made that of all other tokens before it reaches the stepper.
-  """
-  tokens = sample(
-    chosen_denoise(process), ARBITRARY, Ancestral(), schedule, 20_000, process=process
-  )
+  """Of every process that resamples, for a network that knows nothing; no mask is left."""
+  tokens = sample(arbitrary_denoise, ARBITRARY, Ancestral(), schedule, 20_000, process=process)
   tokens = np.asarray(tokens.tokens)
   assert ((tokens >= 0) & (tokens < VOCAB)).all()
   assert_law(tokens, worlds.process_law(arbitrary_denoise, ARBITRARY, process, schedule), VOCAB)
-
-
-def left_out_denoise(params, canvas, **kwargs):
-  return divergences.leave_one_out(arbitrary_denoise(params, canvas, **kwargs), canvas)
-
-
-def chosen_denoise(process):
-  return left_out_denoise if isinstance(process, noise.EpsilonHybrid) else arbitrary_denoise
 
 
 def test_laws_of_the_processes_differ_by_more_than_the_test_of_them_forgives():
@@ -252,11 +239,10 @@ def test_uniform_noise_starts_from_uniform_tokens():
   """The canvas the network is first shown, given tokens apart: chi-square over all canvases."""
   seen = []
 
-  def watching(params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None):
+  @worlds.World
+  def watching(params, canvas, **shown):
     jax.debug.callback(lambda x: seen.append(np.asarray(x)), canvas, ordered=True)
-    return arbitrary_denoise(
-      params, canvas, sigma=sigma, regions=regions, settle_step=settle_step, outputs=outputs
-    )
+    return arbitrary_denoise(params, canvas, **shown)
 
   n = 5000
   given = jnp.tile(jnp.asarray([[False, True, False]]), (n, 1))
@@ -307,13 +293,23 @@ def test_gamma_at_its_ends_moves_as_absorbing_and_uniform(gamma, pure):
   rng, n = np.random.default_rng(0), 2000
   step = Step(
     canvas=jnp.asarray(rng.integers(0, VOCAB + (gamma == 0), (n, 3))),
-    logits=jnp.asarray(rng.standard_normal((n, 3, VOCAB)), jnp.float32),
-    t=jnp.asarray([1.0, 0.7, 0.4]),
-    s=jnp.asarray([0.7, 0.4, 0.0]),
+    movable=jnp.ones((n, 3), bool),
+    t=jnp.asarray([[1.0, 0.7, 0.4]]),
+    s=jnp.asarray([[0.7, 0.4, 0.0]]),
     coin=jnp.asarray(rng.random((n, 3)), jnp.float32),
     uniform=jnp.asarray(rng.random((n, 3)), jnp.float32),
+    dice=None,
   )
-  ours, theirs = (Ancestral()(p, step) for p in (noise.gamma_hybrid(VOCAB, gamma), pure))
+  logits = jnp.asarray(rng.standard_normal((n, 3, VOCAB)), jnp.float32)
+
+  def moved(process):
+    stepper = Ancestral()
+    decision = stepper.decide(process, step)
+    if decision is None:
+      return stepper.move(process, step, logits)
+    return jnp.where(decision.redraw, draws.inverse_cdf(logits, step.uniform), step.canvas)
+
+  ours, theirs = (moved(p) for p in (noise.gamma_hybrid(VOCAB, gamma), pure))
   np.testing.assert_array_equal(ours, theirs)
   assert (ours != step.canvas).any(axis=0).all()
 
@@ -383,18 +379,17 @@ def test_network_is_shown_given_tokens_without_noise():
   """And every other position at the noise of its level."""
   seen = []
 
-  def watching(params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None):
+  @worlds.World
+  def watching(params, canvas, *, sigma, regions, settle_step):
     jax.debug.callback(
       lambda *x: seen.append([np.asarray(y) for y in x]), canvas, sigma, regions, ordered=True
     )
-    return arbitrary_denoise(
-      params, canvas, sigma=sigma, regions=regions, settle_step=settle_step, outputs=outputs
-    )
+    return arbitrary_denoise(params, canvas, sigma=sigma, regions=regions, settle_step=settle_step)
 
   schedule = slide(3, 2, 3)
   given = jnp.asarray([[False, True, False], [False, False, False]])
   keys = jax.random.split(jax.random.key(0), 2)
-  run(watching, ARBITRARY, ABSORBING, Ancestral(), schedule, jnp.ones((2, 3), int), given, keys)
+  run(watching, ARBITRARY, ABSORBING, Analytic(), schedule, jnp.ones((2, 3), int), given, keys)
   jax.effects_barrier()
   assert len(seen) == schedule.num_steps
   for step, (canvas, sigma, regions) in enumerate(seen):
@@ -427,13 +422,24 @@ def test_network_is_called_for_rows_that_move_something(schedule, prompts, calls
     arbitrary_denoise,
     ARBITRARY,
     ABSORBING,
-    Ancestral(),
+    Analytic(),
     schedule,
     jnp.ones((2, 3), int),
     given,
     keys,
   )
   assert int(samples.network_calls) == calls
+
+
+@pytest.mark.parametrize('schedule', [flat(3, 20), block(3, 2, 9), slide(3, 2, 6)], **by_name)
+@pytest.mark.parametrize('n', [1, 5])
+def test_network_is_called_only_where_a_token_is_to_be_drawn(schedule, n):
+  """By steppers that can tell beforehand: at most once a position, whatever the steps."""
+  for seed in range(5):
+    samples = sample(arbitrary_denoise, ARBITRARY, Ancestral(), schedule, n, seed=seed, trace=True)
+    before = np.concatenate([np.full((1, n, 3), VOCAB), samples.trace[:-1]])
+    drew = (samples.trace != before).any(axis=(1, 2))
+    assert int(samples.network_calls) == drew.sum() <= 3 * n
 
 
 @pytest.mark.parametrize('schedule', [autoregressive(3), flat(3, 4), slide(3, 2, 3)], **by_name)
@@ -484,25 +490,33 @@ def test_scan_is_a_python_loop(schedule, eta):
     uniforms[:, :, active] = np.stack(
       [jax.random.uniform(rng.stream(jax.random.clone(k), 'step', step), shape) for k in keys]
     )[:, :, : len(active)]
-    moved = stepper(
+    decision = stepper.decide(
       ABSORBING,
       Step(
         canvas=jnp.asarray(canvas),
-        logits=logits,
-        t=jnp.asarray(t_L),
-        s=jnp.asarray(s_L),
+        movable=(regions == Region.ACTIVE)[None] & ~given,
+        t=jnp.asarray(t_L)[None],
+        s=jnp.asarray(s_L)[None],
         coin=jnp.asarray(uniforms[:, 0]),
         uniform=jnp.asarray(uniforms[:, 1]),
+        dice=None,
       ),
     )
-    canvas = np.where((regions == Region.ACTIVE)[None] & ~given, moved, canvas)
+    drawn = draws.inverse_cdf(logits, jnp.asarray(uniforms[:, 1]))
+    redraw = decision.redraw & (regions == Region.ACTIVE)[None] & ~given
+    canvas = np.where(redraw, drawn, canvas)
   np.testing.assert_array_equal(ours.tokens, canvas)
 
 
 def test_low_temperature_gives_the_most_likely_tokens():
   """Greedy decoding of an autoregressive chain, found by hand."""
   samples = sample(
-    arbitrary_denoise, ARBITRARY, Ancestral(), autoregressive(3), 50, temperature=1e-6
+    arbitrary_denoise,
+    ARBITRARY,
+    Ancestral(),
+    autoregressive(3),
+    50,
+    controls=Controls(temperature=0.0),
   )
   canvas = np.full(3, VOCAB)
   for i in range(3):
@@ -524,7 +538,12 @@ def test_temperature_divides_the_logits(temperature):
   logits = np.asarray(params['table'])[0, VOCAB]
   law = np.exp(logits / temperature)
   samples = sample(
-    arbitrary_denoise, params, Ancestral(), flat(1, 1), 20_000, temperature=temperature
+    arbitrary_denoise,
+    params,
+    Ancestral(),
+    flat(1, 1),
+    20_000,
+    controls=Controls(temperature=temperature),
   )
   assert_law(samples.tokens, law / law.sum(), VOCAB)
 

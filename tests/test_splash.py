@@ -86,7 +86,7 @@ def test_splash_is_plain_attention_and_so_are_its_gradients(kind):
 def test_blocks_of_the_mask_are_the_dense_mask():
   """More rows than one block of the kernel holds; every block, asked for on its own."""
   mask = mask_of('doubled', num_rows=600)
-  blocks = splash._Blocks(mask.fixed, mask.window, 1536)
+  blocks = splash._Blocks(mask.fixed, mask.sight, 1536)
   parts = [slice(start, start + 512) for start in range(0, 1536, 512)]
   whole = np.block([[blocks[q, k] for k in parts] for q in parts])
   dense = np.asarray(mask.dense()[0])
@@ -94,9 +94,9 @@ def test_blocks_of_the_mask_are_the_dense_mask():
   np.testing.assert_array_equal(whole[:num_rows, :num_rows], dense)
   np.testing.assert_array_equal(whole[num_rows:, num_rows:], np.eye(1536 - num_rows, dtype=bool))
   assert not whole[:num_rows, num_rows:].any() and not whole[num_rows:, :num_rows].any()
-  twin = splash._Blocks(mask.fixed, mask.window, 1536)
+  twin = splash._Blocks(mask.fixed, mask.sight, 1536)
   assert twin == blocks and hash(twin) == hash(blocks)
-  assert splash._Blocks(mask.fixed, 'causal', 1536) != blocks
+  assert splash._Blocks(mask.fixed, masks.Sight('causal'), 1536) != blocks
 
 
 def test_which_masks_are_known_while_compiling():

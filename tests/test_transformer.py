@@ -112,7 +112,10 @@ def test_noise_level_moves_each_row_once_training_has_begun():
   np.testing.assert_array_equal(run(config, start), run(config, start, sigma=0.0 * SIGMA))
   other = SIGMA.at[0, 2].add(1.0)
   allowed = masks.from_regions(  # causal reading: row 2 reaches rows 2.. of its own example only
-    jnp.zeros((2, LENGTH), jnp.int8), np.arange(1, LENGTH + 1), context='causal', window='full'
+    jnp.zeros((2, LENGTH), jnp.int8),
+    np.arange(1, LENGTH + 1),
+    context='causal',
+    sight=masks.Sight(),
   )
   moved = run(config, later, mask=allowed) != run(config, later, sigma=other, mask=allowed)
   np.testing.assert_array_equal(
@@ -286,7 +289,7 @@ def random_mask(num_rows, window, seed=0, **static):
   tile = np.where(kind == 1, random.integers(0, 2, shape), -1)
   position = np.tile(np.arange(num_rows), (2, 1))
   fields = rank, reach, tile, position, random.integers(0, 2, shape)
-  return masks.AttentionMask(*map(jnp.asarray, fields), window=window, **static)
+  return masks.AttentionMask(*map(jnp.asarray, fields), sight=masks.Sight(window), **static)
 
 
 @pytest.mark.parametrize('kv_heads', [1, 2])

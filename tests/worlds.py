@@ -44,9 +44,27 @@ def exact_params(joint: np.ndarray) -> dict:
   return {'joint': jnp.asarray(joint, jnp.float32)}
 
 
-def exact_denoise(params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None):
+class World:
+  """A denoiser made of a function, with the methods a sampler calls."""
+
+  def __init__(self, predict):
+    self._predict = predict
+    self.__doc__ = predict.__doc__
+
+  def __call__(self, params, canvas, *, sigma, regions, settle_step, dropout_key=None):
+    return self._predict(params, canvas, sigma=sigma, regions=regions, settle_step=settle_step)
+
+  def features(self, params, canvas, *, outputs, **shown):
+    return self._predict(params, canvas, **shown)[:, outputs]
+
+  def project(self, params, features):
+    return features
+
+
+@World
+def exact_denoise(params, canvas, *, sigma, regions, settle_step):
   """The best prediction of each token from all other tokens in sight, by enumeration."""
-  del sigma, settle_step, dropout_key
+  del sigma, settle_step
   joint = params['joint']
   vocab_size, length = joint.shape[0], joint.ndim
   seqs_NxL = jnp.asarray(sequences(vocab_size, length))
@@ -55,8 +73,7 @@ def exact_denoise(params, canvas, *, sigma, regions, settle_step, outputs=None, 
   fits_BxNxL = (wrong_BxNxL.sum(axis=2, keepdims=True) - wrong_BxNxL) == 0
   weight_BxNxL = joint.reshape(-1)[None, :, None] * fits_BxNxL
   onehot_NxLxV = jax.nn.one_hot(seqs_NxL, vocab_size)
-  logits = jnp.log((weight_BxNxL[..., None] * onehot_NxLxV[None]).sum(axis=1))
-  return logits if outputs is None else logits[:, outputs]
+  return jnp.log((weight_BxNxL[..., None] * onehot_NxLxV[None]).sum(axis=1))
 
 
 def arbitrary_params(seed: int, vocab_size: int, length: int) -> dict:
@@ -66,25 +83,23 @@ def arbitrary_params(seed: int, vocab_size: int, length: int) -> dict:
   return {'table': jnp.asarray(table, jnp.float32)}
 
 
-def arbitrary_denoise(
-  params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None
-):
+@World
+def arbitrary_denoise(params, canvas, *, sigma, regions, settle_step):
   """A network that knows nothing: unrelated logits for every canvas, worthless tokens unseen."""
-  del sigma, settle_step, dropout_key
+  del sigma, settle_step
   table = params['table']
   length, _, vocab_size = table.shape
   hidden = jnp.broadcast_to(regions, canvas.shape) == Region.WORTHLESS
   shown = jnp.where(hidden, vocab_size + 1, canvas)
   code_B = (shown * ((vocab_size + 2) ** jnp.arange(length)[::-1])[None]).sum(axis=1)
-  logits = table[:, code_B].swapaxes(0, 1)
-  return logits if outputs is None else logits[:, outputs]
+  return table[:, code_B].swapaxes(0, 1)
 
 
-def uniform_denoise(params, canvas, *, sigma, regions, settle_step, outputs=None, dropout_key=None):
+@World
+def uniform_denoise(params, canvas, *, sigma, regions, settle_step):
   """Predicts every token of a vocabulary of `params['vocab_size']` alike."""
-  del sigma, regions, settle_step, dropout_key
-  length = canvas.shape[1] if outputs is None else len(outputs)
-  return jnp.zeros((len(canvas), length, params['vocab_size']))
+  del sigma, regions, settle_step
+  return jnp.zeros((*canvas.shape, params['vocab_size']))
 
 
 def predictions(denoise, params, hyperschedule: Hyperschedule, step: int, vocab_size: int):

@@ -64,9 +64,9 @@ def attend(
   rows = k_BxRxKxE, v_BxRxKxE, mask.keys
   if cached is not None:
     parts = [(*cached, mask.cached), rows]
-    return _in_slices(q_BxRxHxE, mask.queries, parts, mask.window)
+    return _in_slices(q_BxRxHxE, mask.queries, parts, mask.sight)
   if mask.span is None:
-    return _in_slices(q_BxRxHxE, mask.queries, [rows], mask.window)
+    return _in_slices(q_BxRxHxE, mask.queries, [rows], mask.sight)
   return _sorted(q_BxRxHxE, rows, mask)
 
 
@@ -87,7 +87,7 @@ def _sorted(q, rows, mask):
           _cut(window, slice(max(start - mask.span, 0), min(stop + mask.span, num_window)))
         )
       here = slice(first + start, first + stop)
-      out.append(_in_slices(q[:, here], _cut(mask.queries, here), parts, mask.window))
+      out.append(_in_slices(q[:, here], _cut(mask.queries, here), parts, mask.sight))
   return jnp.concatenate(out, axis=1)
 
 
@@ -95,13 +95,13 @@ def _cut(tree, rows: slice):
   return jax.tree.map(lambda x: x[:, rows], tree)
 
 
-def _in_slices(q, queries, parts, window):
+def _in_slices(q, queries, parts, sight):
   """`_softmax`, for a slice of the queries at a time."""
   num_queries = q.shape[1]
   num_slices = -(-num_queries // _SLICE)
   if num_slices == 1:
-    return _softmax(q, queries, parts, window)
-  attend_slice = jax.checkpoint(functools.partial(_softmax, window=window))
+    return _softmax(q, queries, parts, sight)
+  attend_slice = jax.checkpoint(functools.partial(_softmax, sight=sight))
   size = -(-num_queries // num_slices)
 
   def split(x):  # the queries added at the end are dropped again
@@ -112,7 +112,7 @@ def _in_slices(q, queries, parts, window):
   return out.swapaxes(0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :num_queries]
 
 
-def _softmax(q_BxQxHxE, queries, parts, window):
+def _softmax(q_BxQxHxE, queries, parts, sight):
   """One softmax over keys that lie in several arrays, [(k [B, S, K, E], v, their `Keys`)]."""
   batch, num_queries, num_heads, width = q_BxQxHxE.shape
   num_kv_heads = parts[0][0].shape[2]
@@ -120,7 +120,7 @@ def _softmax(q_BxQxHxE, queries, parts, window):
   scores = []
   for k, _, keys in parts:
     score = _product('bqkge,bske->bkgqs', q, k)
-    allowed_BxQxS = masks.visible(queries, keys, window)
+    allowed_BxQxS = masks.visible(queries, keys, sight)
     scores.append(jnp.where(allowed_BxQxS[:, None, None], score * width**-0.5, _NONE))
   top = functools.reduce(jnp.maximum, [x.max(axis=-1, keepdims=True) for x in scores])
   top = jax.lax.stop_gradient(jnp.maximum(top, _LOW))

@@ -6,7 +6,8 @@ hyperschedule,
   logits[B, L, V] = denoise(params, canvas, sigma=, regions=, settle_step=)
 
 for many rows at once whose windows do not overlap (`tiled`), or for the window of one row whose
-context is in a cache (`extend`).
+context is in a cache (`extend`). A sampler that has to draw few tokens projects those alone onto
+the vocabulary (`features`, `project`).
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models import layouts
 from ardiff_jax.models.cache import Cache, Entries
 from ardiff_jax.models.layouts import ALIGNMENTS, Layout, Rules
-from ardiff_jax.models.transformer import Transformer
+from ardiff_jax.models.transformer import Features, Transformer
 from ardiff_jax.rows import Tiles
 
 
@@ -63,10 +64,9 @@ class Denoiser:
     sigma: jax.Array,
     regions: jax.Array,
     settle_step: jax.Array,
-    outputs: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
   ) -> jax.Array:
-    """Predicts positions of a canvas at one row of the hyperschedule.
+    """Predicts every position of a canvas at one row of the hyperschedule.
 
     Args:
       params: variables of the network.
@@ -75,18 +75,34 @@ class Denoiser:
       regions: int8[L] or int8[B, L], see `Hyperschedule.regions`. All settled means reading: each
         token is predicted from those before it, which needs shifted alignment.
       settle_step: int32[L], order in which positions settle, see `Hyperschedule.settle_step`.
-      outputs: int32[W], the positions to predict; None for all.
       dropout_key: typed key to draw dropout; None for none.
 
     Returns:
-      float32[B, L, V], or float32[B, W, V], logits of the token at each position.
+      float32[B, L, V], logits of the token at each position.
     """
     layout = layouts.one_row(self.rules, canvas, sigma, regions, settle_step, self.always_active)
-    if outputs is not None:
-      rows = layout.outputs
-      chosen = outputs if isinstance(rows, int) else rows[:, outputs]
-      layout = layout._replace(outputs=chosen)
     return self._run(params, layout, dropout_key)
+
+  def features(
+    self,
+    params: dict,
+    canvas: jax.Array,
+    *,
+    sigma: jax.Array,
+    regions: jax.Array,
+    settle_step: jax.Array,
+    outputs: jax.Array,
+  ) -> Features:
+    """Returns what `project` makes logits [B, W, V] of, those of positions `outputs`, int32[W];
+    other arguments as in `__call__`."""
+    layout = layouts.one_row(self.rules, canvas, sigma, regions, settle_step, self.always_active)
+    rows = layout.outputs
+    features, _ = self._blocks(params, layout)
+    return features.take(outputs if isinstance(rows, int) else rows[:, outputs])
+
+  def project(self, params: dict, features: Features) -> jax.Array:
+    """Returns float32[B, W, V], logits of the rows given."""
+    return self.network.apply(params, features, method='project')
 
   def tiled(
     self,
@@ -129,8 +145,8 @@ class Denoiser:
     cached_step: jax.Array,
     settle_step: jax.Array,
     num_new: int,
-  ) -> tuple[jax.Array, Entries]:
-    """Predicts the window at one row of a hyperschedule, and reads what has settled since another.
+  ) -> tuple[Features, Entries]:
+    """Looks at the window at one row of a hyperschedule, and reads what has settled since another.
 
     It costs `num_new` rows and the W of the window, whatever the length of the context but for
     attending to it.
@@ -143,7 +159,8 @@ class Denoiser:
     With too small a `num_new`, slots are left out and later predictions are wrong.
 
     Returns:
-      float32[B, W, V], logits at the window's positions, and what to write into the cache.
+      What `project` makes logits [B, W, V] of, those of the window, and what to write into the
+      cache.
     """
     layout, new = layouts.cached(
       self.rules,
@@ -155,29 +172,25 @@ class Denoiser:
       settle_step=settle_step,
       num_new=num_new,
     )
-    logits, (keys, values) = self.network.apply(
-      params,
-      layout.tokens,
-      sigma=layout.sigma,
-      positions=layout.positions,
-      mask=layout.mask,
-      outputs=layout.outputs,
-      cache=cache,
-      num_kept=num_new,
-    )
-    return logits, Entries(new, keys, values)
+    features, (keys, values) = self._blocks(params, layout, cache=cache, num_kept=num_new)
+    return features.take(layout.outputs), Entries(new, keys, values)
 
-  def _run(self, params: dict, layout: Layout, dropout_key: jax.Array | None) -> jax.Array:
+  def _blocks(self, params, layout: Layout, **kwargs):
+    """Runs the network up to the vocabulary."""
     return self.network.apply(
       params,
       layout.tokens,
       sigma=layout.sigma,
       positions=layout.positions,
       mask=layout.mask,
-      outputs=layout.outputs,
-      deterministic=dropout_key is None,
-      rngs=None if dropout_key is None else {'dropout': dropout_key},
+      method='features',
+      **kwargs,
     )
+
+  def _run(self, params: dict, layout: Layout, dropout_key: jax.Array | None) -> jax.Array:
+    dropout = {} if dropout_key is None else {'dropout': dropout_key}
+    features, _ = self._blocks(params, layout, deterministic=dropout_key is None, rngs=dropout)
+    return self.project(params, features.take(layout.outputs))
 
 
 def make_denoiser(
@@ -190,6 +203,7 @@ def make_denoiser(
   bos_id: int,
   eos_id: int,
   separate_documents: bool = False,
+  context_length: int = 0,
 ) -> Denoiser:
   """Returns the denoiser for schedules of this kind.
 
@@ -221,10 +235,16 @@ def make_denoiser(
       f'separate_documents is not supported for {name}: generation does not know which document '
       'a window is in; supported: schedules from left to right'
     )
-  if separate_documents and hyperschedule.always_active:
-    raise ValueError(
-      f'separate_documents is not supported for {name}: every position is in one window and there '
-      'is no context to separate; supported: schedules whose tokens settle one after another'
-    )
-  rules = Rules(alignment, context, window, bos_id, eos_id, separate_documents)
+  if context_length < 0:
+    raise ValueError(f'context_length must not be negative, got {context_length}; 0 is no limit')
+  for setting, is_set in (
+    ('separate_documents', separate_documents),
+    ('context_length', context_length),
+  ):
+    if is_set and hyperschedule.always_active:
+      raise ValueError(
+        f'{setting} is not supported for {name}: every position is in one window and there is no '
+        'context; supported: schedules whose tokens settle one after another'
+      )
+  rules = Rules(alignment, context, window, bos_id, eos_id, separate_documents, context_length)
   return Denoiser(network, rules, hyperschedule.always_active)

@@ -37,6 +37,7 @@ class Rules:
     eos_id: token that ends a document.
     separate_documents: whether tokens see the context of their own document only. A window is in
       the document that its context ends in, which is all that generation knows.
+    context_length: how many positions back a row sees context, its own included; 0 for all.
   """
 
   alignment: str
@@ -45,6 +46,11 @@ class Rules:
   bos_id: int
   eos_id: int
   separate_documents: bool
+  context_length: int = 0
+
+  @property
+  def sight(self) -> masks.Sight:
+    return masks.Sight(self.window, self.context_length or None)
 
   @property
   def shifted(self) -> bool:
@@ -156,7 +162,7 @@ def one_row(
         regions,
         slots.settle_step[:num_rows],
         context=rules.context,
-        window=rules.window,
+        sight=rules.sight,
         segments=segments,
       )
     )
@@ -237,7 +243,7 @@ def tiled(
     tile=join(window['tile'], jnp.full_like(tile, -1)),
     position=position,
     segment=None if slots.segment is None else join(window['segment'], slots.segment),
-    window=rules.window,
+    sight=rules.sight,
     span=span,
     num_window=window['tile'].shape[1],
   )
@@ -308,7 +314,7 @@ def cached(
       position=wide(jnp.arange(len(rank))),
       segment=slots.segment,
     ),
-    window=rules.window,
+    sight=rules.sight,
   )
   sigma = jnp.where(is_clean[None], 0.0, slot_values(rules, sigma, 0.0)[:, rows])
   return Layout(slots.tokens[:, rows], sigma, rows, mask, len(window)), new

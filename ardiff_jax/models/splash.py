@@ -16,7 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from ardiff_jax import masks
-from ardiff_jax.masks import AttentionMask, Fixed, Keys, Queries
+from ardiff_jax.masks import AttentionMask, Fixed, Keys, Queries, Sight
 
 _BLOCK, _LANES = 512, 128  # rows the kernel holds at once, and what they are a multiple of
 
@@ -42,7 +42,7 @@ def attend(
   padding = -num_rows % block
   blocks = _Blocks(
     Fixed(*[(0,) * num_rows] * 4) if mask is None else mask.fixed,
-    'full' if mask is None else mask.window,
+    masks.Sight() if mask is None else mask.sight,
     num_rows + padding,
   )
   sizes = kernels.BlockSizes(**dict.fromkeys(_SIZES, block))
@@ -86,7 +86,7 @@ class _Blocks(splash_masks.Mask):
   """`masks.visible` a block at a time. Rows that see nothing, those of the padding too, are shown
   themselves, for a softmax over no key is no number; what they get has to be thrown away."""
 
-  def __init__(self, fixed: Fixed, window: str, num_rows: int):
+  def __init__(self, fixed: Fixed, sight: Sight, num_rows: int):
     padding = num_rows - len(fixed.rank)
     self._vectors = tuple(
       np.pad(np.asarray(x, np.int32), (0, padding), constant_values=of_padding)
@@ -94,8 +94,8 @@ class _Blocks(splash_masks.Mask):
     )
     rank, reach, tile, _ = self._vectors
     self.blind = (tile < 0) & (reach < rank.min())
-    self._window = window
-    self._id = fixed, window, num_rows
+    self._sight = sight
+    self._id = fixed, sight, num_rows
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -108,7 +108,7 @@ class _Blocks(splash_masks.Mask):
     queries = Queries(reach[q], tile[q], position[q], None)
     keys = Keys(rank[k], np.where(tile < 0, -2, tile)[k], position[k], None)
     itself = (index[q, None] == index[None, k]) & self.blind[q, None]
-    return masks.visible(queries, keys, self._window) | itself
+    return masks.visible(queries, keys, self._sight) | itself
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, _Blocks) and self._id == other._id

@@ -10,6 +10,7 @@ V vocabulary.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -111,12 +112,55 @@ _CHOICES = {
 }
 
 
+class Features(NamedTuple):
+  """What the vocabulary projection reads of W rows.
+
+  Attributes:
+    x: [B, W, D], the stream behind the last block.
+    condition: [B, W, D/4] of their noise levels; None without conditioning.
+  """
+
+  x: jax.Array
+  condition: jax.Array | None
+
+  def take(self, rows: jax.Array | int | None) -> 'Features':
+    """Some of the rows: int32[W'] or int32[B, W'], the leading ones, or all."""
+    return jax.tree.map(lambda x: _take_rows(x, rows), self)
+
+
 class Transformer(nn.Module):
-  """Rows of tokens to logits."""
+  """Rows of tokens to logits: `features`, then `project`."""
 
   config: TransformerConfig
 
-  @nn.compact
+  def setup(self):
+    cfg = self.config
+    rows = -(-(cfg.vocab_size + 1) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+    self.embedding = self.param(
+      'embedding',
+      nn.with_logical_partitioning(nn.initializers.normal(cfg.model_dim**-0.5), ('vocab', 'embed')),
+      (rows, cfg.model_dim),
+    )
+    block = nn.remat(Block, prevent_cse=False, static_argnums=(6, 7)) if cfg.remat else Block
+    self.blocks = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=(0, *[nn.broadcast] * 5),
+      length=cfg.num_layers,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )(cfg)
+    if cfg.conditioning == 'adaln':
+      self.noise_embedding = NoiseEmbedding(cfg.model_dim // 4)
+      self.final_modulation = Modulation(2, cfg.model_dim)
+    self.final_norm = _norm(cfg)
+    if not cfg.tie_embedding:
+      self.head = self.param(
+        'head',
+        nn.with_logical_partitioning(nn.initializers.lecun_normal(), ('embed', 'vocab')),
+        (cfg.model_dim, rows),
+      )
+
   def __call__(
     self,
     tokens: jax.Array,
@@ -125,74 +169,61 @@ class Transformer(nn.Module):
     positions: jax.Array,
     mask: AttentionMask | None = None,
     outputs: jax.Array | int | None = None,
+    deterministic: bool = True,
+  ) -> jax.Array:
+    """Returns float32[B, W, V], logits of the rows `outputs`; arguments as in `features`."""
+    features, _ = self.features(
+      tokens, sigma=sigma, positions=positions, mask=mask, deterministic=deterministic
+    )
+    return self.project(features.take(outputs))
+
+  def features(
+    self,
+    tokens: jax.Array,
+    *,
+    sigma: jax.Array,
+    positions: jax.Array,
+    mask: AttentionMask | None = None,
     cache: Cache | None = None,
     num_kept: int = 0,
     deterministic: bool = True,
-  ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Runs the network.
+  ) -> tuple[Features, tuple[jax.Array, jax.Array] | None]:
+    """Runs the blocks.
 
     Args:
       tokens: int32[B, R] in 0..V, the mask being V.
       sigma: float32[B, R], noise level of the token each row shows; unused without conditioning.
       positions: int32[R] or int32[B, R].
       mask: who may attend to whom; None lets every row see every row.
-      outputs: the W rows to project onto the vocabulary, int32[W] or int32[B, W], or how many of
-        the leading ones; None for all.
       cache: keys and values that `mask.cached` describes; None for none.
       num_kept: how many of the last rows to return keys and values of, static.
       deterministic: False to draw dropout, from the 'dropout' stream.
 
     Returns:
-      float32[B, W, V], and with a cache keys and values of the kept rows, [N, B, num_kept, K, E].
+      The rows, and with a cache keys and values of the kept ones, [N, B, num_kept, K, E].
     """
     cfg = self.config
     dtype = jnp.dtype(cfg.dtype)
-    rows = -(-(cfg.vocab_size + 1) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
-    embedding_VxD = self.param(
-      'embedding',
-      nn.with_logical_partitioning(nn.initializers.normal(cfg.model_dim**-0.5), ('vocab', 'embed')),
-      (rows, cfg.model_dim),
-    )
-    x_BxRxD = jnp.take(embedding_VxD, tokens, axis=0).astype(dtype)
+    x_BxRxD = jnp.take(self.embedding, tokens, axis=0).astype(dtype)
     x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
-
     condition = None
     if cfg.conditioning == 'adaln':
-      condition = NoiseEmbedding(cfg.model_dim // 4, name='noise_embedding')(sigma).astype(dtype)
+      condition = self.noise_embedding(sigma).astype(dtype)
     phases = rotary_phases(positions, cfg.head_dim, cfg.rope_base)
+    x_BxRxD, kept = self.blocks(x_BxRxD, cache, condition, phases, mask, num_kept, deterministic)
+    return Features(x_BxRxD, condition), kept
 
-    block = nn.remat(Block, prevent_cse=False, static_argnums=(6, 7)) if cfg.remat else Block
-    layers = nn.scan(
-      block,
-      variable_axes={'params': 0},
-      split_rngs={'params': True, 'dropout': True},
-      in_axes=(0, *[nn.broadcast] * 5),
-      length=cfg.num_layers,
-      metadata_params={nn.PARTITION_NAME: 'layers'},
-    )
-    x_BxRxD, kept = layers(cfg, name='blocks')(
-      x_BxRxD, cache, condition, phases, mask, num_kept, deterministic
-    )
-
-    x_BxRxD = _take_rows(x_BxRxD, outputs)
+  def project(self, features: Features) -> jax.Array:
+    """Returns float32[B, W, V], logits of all rows given."""
     shift_scale = None
-    if condition is not None:
-      modulation = Modulation(2, cfg.model_dim, name='final_modulation')
-      shift_scale = modulation(_take_rows(condition, outputs))
-    x_BxRxD = _modulate(_norm(cfg, 'final_norm')(x_BxRxD), shift_scale)
-    if cfg.tie_embedding:
-      kernel_DxV = embedding_VxD[: cfg.vocab_size].T
-    else:
-      kernel = self.param(
-        'head',
-        nn.with_logical_partitioning(nn.initializers.lecun_normal(), ('embed', 'vocab')),
-        (cfg.model_dim, rows),
-      )
-      kernel_DxV = kernel[:, : cfg.vocab_size]
+    if features.condition is not None:
+      shift_scale = self.final_modulation(features.condition)
+    x_BxWxD = _modulate(self.final_norm(features.x), shift_scale)
+    kernel_DxV = self.embedding.T if self.config.tie_embedding else self.head
+    kernel_DxV = kernel_DxV[:, : self.config.vocab_size]
     # bounds are computed from these: the product must not be rounded to a narrower dtype
-    logits = _matmul_2d(x_BxRxD, kernel_DxV.astype(dtype), jnp.float32)
-    logits = nn.with_logical_constraint(logits, ('batch', 'length', 'activation_vocab'))
-    return logits if cache is None else (logits, kept)
+    logits = _matmul_2d(x_BxWxD, kernel_DxV.astype(x_BxWxD.dtype), jnp.float32)
+    return nn.with_logical_constraint(logits, ('batch', 'length', 'activation_vocab'))
 
 
 class Block(nn.Module):
@@ -306,7 +337,7 @@ def _take_rows(x: jax.Array, rows: jax.Array | int | None) -> jax.Array:
   return x[:, rows] if rows.ndim == 1 else jnp.take_along_axis(x, rows[..., None], axis=1)
 
 
-def _norm(cfg: TransformerConfig, name: str) -> nn.Module:
+def _norm(cfg: TransformerConfig, name: str | None = None) -> nn.Module:
   scale_init = nn.with_logical_partitioning(nn.initializers.ones_init(), ('embed',))
   kwargs = dict(scale_init=scale_init, dtype=jnp.dtype(cfg.dtype), name=name)
   if cfg.norm == 'rmsnorm':

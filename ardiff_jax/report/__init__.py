@@ -7,15 +7,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 from ml_collections import ConfigDict
 
 from ardiff_jax import method, plots
 from ardiff_jax import workdir as files
 from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
+from ardiff_jax.report import traces
 
 _SAMPLES = 4  # newest shown
-_TRACE_TOKENS = 512  # of a canvas; longer ones show their beginning
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -37,13 +36,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   schedule = method.make_hyperschedule(config, config.sampling.steps)
   newest = {record['data']: record for record in files.read_lines(workdir / 'eval.jsonl')}
 
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-  )
+  environment = traces.environment()
   environment.filters['count'] = _count
   page = environment.get_template('template.html').render(
     workdir=workdir,
@@ -58,7 +51,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     schedule=schedule,
     schedule_picture=_data_uri(plots.hyperschedule(schedule)),
     evaluations=[record | {'bars': _bars(record)} for record in newest.values()],
-    samples=[sample | {'rows': trace_rows(sample['trace'], tokenizer)} for sample in samples],
+    samples=[sample | {'player': _player(sample['trace'], tokenizer)} for sample in samples],
   )
   temporary = workdir / 'report.html.tmp'
   temporary.write_text(page, encoding='utf-8')
@@ -66,35 +59,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   return workdir / 'report.html'
 
 
-def trace_rows(trace: dict[str, Any], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-  """Returns how to show each canvas of a trace.
-
-  Args:
-    trace: 'steps', the S' steps of the canvases, and 'canvases', int[S', L] in 0..V.
-    tokenizer: V is its vocab_size, the mask.
-
-  Returns:
-    Per canvas {'step': int, 'tokens': [(mark, piece)], 'hidden': int}: the first tokens, how many
-    are left out, and a mark against the canvas before: 'mask', 'new' (was a mask), 'changed' (was
-    another token) or 'old'. In the first canvas, tokens are old.
-  """
-  rows = []
-  before = trace['canvases'][0] if trace['canvases'] else []
-  for step, canvas in zip(trace['steps'], trace['canvases'], strict=True):
-    shown = canvas[:_TRACE_TOKENS]
-    marks = [_mark(old, new, tokenizer.vocab_size) for old, new in zip(before, shown, strict=False)]
-    tokens = list(zip(marks, tokenizer.pieces(shown), strict=True))
-    rows.append({'step': step, 'tokens': tokens, 'hidden': len(canvas) - len(shown)})
-    before = canvas
-  return rows
-
-
-def _mark(old: int, new: int, mask_id: int) -> str:
-  if new == mask_id:
-    return 'mask'
-  if new == old:
-    return 'old'
-  return 'new' if old == mask_id else 'changed'
+def _player(trace: dict[str, Any], tokenizer: Tokenizer) -> str | None:
+  return traces.player(trace, tokenizer) if trace['canvases'] else None
 
 
 def _bars(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """The sampling loop: one `lax.scan` over the rows of a hyperschedule.
 
-Row s of the schedule says which positions move at step s; the network predicts them; a stepper
-moves them. A step at which no position of any example can move costs no network call, but where a
-cache needs the given tokens between two gaps.
+Row s of the schedule says which positions move at step s; the network looks at them; a stepper
+moves them. A step at which nothing of any example can move, or at which the stepper has decided
+beforehand that nothing does, costs no network call, but where a cache needs what has settled.
 
 With a cache a call runs the rows of the window and of what has settled since the call before;
 without one it runs the whole canvas. Either way the vocabulary is met in the window only, and the
@@ -11,6 +11,7 @@ tokens are the same, but for rounding.
 Shapes: B batch, L length, S steps, W positions of the widest window, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,11 @@ from ardiff_jax.hyperschedules import Hyperschedule, Region
 from ardiff_jax.models.denoiser import Denoiser
 from ardiff_jax.models.layouts import slot_values
 from ardiff_jax.noise import Process
+from ardiff_jax.sampling.controls import Controls
+from ardiff_jax.sampling.draws import inverse_cdf
 from ardiff_jax.sampling.steppers import Step, Stepper
+
+_CHUNK = 32  # positions of an example that are projected onto the vocabulary at once
 
 
 class Samples(NamedTuple):
@@ -30,14 +35,39 @@ class Samples(NamedTuple):
   Attributes:
     tokens: int32[B, L] in 0..V-1.
     network_calls: int32[], calls of the network for the batch.
-    redraws: int32[B], visible tokens that were replaced by another.
+    redraws: int32[B], visible tokens that were replaced or masked again.
+    reveal_step: int32[B, L], the step at which a mask last became a token; -1 for never.
     trace: int32[S, B, L], the canvas after each step; None unless asked for.
   """
 
   tokens: jax.Array
   network_calls: jax.Array
   redraws: jax.Array
+  reveal_step: jax.Array
   trace: jax.Array | None
+
+
+class _Row(NamedTuple):
+  """One row of the schedule: window int32[W], -1 for none; place int32[W], the same, in range;
+  sigma float32[B, L]; may_move bool[B, W]; times float32[1, W]."""
+
+  window: jax.Array
+  place: jax.Array
+  sigma: jax.Array
+  may_move: jax.Array
+  t: jax.Array
+  s: jax.Array
+
+
+class _State(NamedTuple):
+  """What a step changes; confidence is None unless it is tracked, the cache without one."""
+
+  canvas: jax.Array
+  confidence: jax.Array | None
+  cache: object
+  calls: jax.Array
+  redraws: jax.Array
+  reveal_step: jax.Array
 
 
 def generate(
@@ -50,7 +80,9 @@ def generate(
   given: jax.Array,
   keys: jax.Array,
   *,
-  temperature: float | jax.Array = 1.0,
+  controls: Controls = Controls(),  # noqa: B008  (frozen)
+  draft: jax.Array | None = None,
+  stop_id: int | None = None,
   use_cache: bool = False,
   trace: bool = False,
 ) -> Samples:
@@ -65,109 +97,284 @@ def generate(
     tokens: int32[B, L], read where `given`.
     given: bool[B, L], positions shown clean and never written.
     keys: typed keys [B]; a sample depends on its own key only, not on its neighbours.
-    temperature: divides the logits; towards 0, the most likely token.
+    controls: what bends the law of the tokens.
+    draft: int32[B, L] in 0..V, what the canvas starts from; None for the prior.
+    stop_id: token behind which nothing is wanted: once it has settled in every example no more
+      calls are made, and all that follows it is set to it. Needs a schedule from left to right.
+      None to fill the canvas. Static.
     use_cache: whether keys and values of settled tokens are computed once, static; needs a
       denoiser that `is_cacheable`.
     trace: whether to return the canvas after each step, static.
   """
-  prior = jax.vmap(lambda key: process.sample(rng.stream(key, 'prior'), tokens[0], jnp.ones(())))
-  canvas = jnp.where(given, tokens, prior(keys)).astype(jnp.int32)
-  levels, settle_step = jnp.asarray(hyperschedule.levels), jnp.asarray(hyperschedule.settle_step)
-  batch, length = tokens.shape
+  loop = _Loop(denoise, params, process, stepper, hyperschedule, given, keys, controls, use_cache)
+  if draft is None:
+    first = lambda key: process.sample(rng.stream(key, 'prior'), tokens[0], jnp.ones(()))  # noqa: E731
+    draft = jax.vmap(first)(keys)
+  blank = jnp.where(given, tokens, draft).astype(jnp.int32)
+  return loop.run(blank, stop_id, trace)
 
-  def predict(cache, canvas, sigma, window, step, cached_step, num_new):
-    if use_cache:
-      return denoise.extend(
-        params,
-        cache,
+
+class _Loop:
+  """What `generate` was called with, and the parts of a step; lives while it is traced."""
+
+  def __init__(
+    self, denoise, params, process, stepper, hyperschedule, given, keys, controls, use_cache
+  ):
+    self.denoise, self.params = denoise, params
+    self.process, self.stepper = process, stepper
+    self.schedule, self.given, self.keys = hyperschedule, given, keys
+    self.controls, self.use_cache = controls, use_cache
+    self.levels = jnp.asarray(hyperschedule.levels)
+    self.settle_step = jnp.asarray(hyperschedule.settle_step)
+    self.plan = stepper.plan(keys, given)
+    steps = jnp.arange(hyperschedule.num_steps)
+    moving = jnp.asarray(hyperschedule.regions(steps) == Region.ACTIVE)
+    if not stepper.corrects and self.plan is None:
+      moving &= self.levels[:-1] > self.levels[1:]
+    self.moving_SxL = moving
+
+  def run(self, blank: jax.Array, stop_id: int | None, trace: bool) -> Samples:
+    batch, length = blank.shape
+    steps = jnp.arange(self.schedule.num_steps)
+    calls_S = (self.moving_SxL & ~self.given.all(axis=0)[None]).any(axis=1)
+    confidence = jnp.ones(blank.shape) if self.stepper.tracks_confidence else None
+    nowhere = jnp.full(blank.shape, -1)
+    state = _State(blank, confidence, None, jnp.zeros((), int), jnp.zeros(batch, int), nowhere)
+    kept_S = jnp.zeros_like(calls_S)  # rows to call for the cache alone
+    if self.use_cache:
+      settles_S = (self._slot_steps()[None] == steps[:, None]).any(axis=1)
+      first, last = jnp.argmax(calls_S), jnp.max(jnp.where(calls_S, steps, -1))
+      # The context of a prompt is computed in one call, that of the first step that moves anything.
+      prompted = (first > 0) & calls_S[first]
+      state = state._replace(cache=self.denoise.empty_cache(self._shown(blank).shape[0], length))
+      state = jax.lax.cond(prompted, lambda state: self._read_prompt(state, first), _same, state)
+      left_S = (steps >= first + prompted) & (steps <= last)
+      calls_S, kept_S = calls_S & left_S, settles_S & left_S
+
+    def body(carry, row):
+      state, done = carry
+      step, may_call, keep = row
+      new = self._step(state, step, may_call & ~done, keep & ~done)
+      if stop_id is not None:
+        ended = (new.canvas == stop_id) & ~self.given & (self.levels[step + 1] == 0)[None]
+        done |= ended.any(axis=1).all()
+      return (new, done), new.canvas if trace else None
+
+    rows = steps, calls_S, kept_S
+    (state, _), canvases = jax.lax.scan(body, (state, jnp.zeros((), bool)), rows)
+    if trace and self.use_cache:
+      canvases = jnp.where((steps < first)[:, None, None], blank[None], canvases)
+    tokens = state.canvas
+    if stop_id is not None:
+      ends = (tokens == stop_id) & ~self.given
+      tokens = jnp.where(jnp.cumsum(ends, axis=1) > 0, stop_id, tokens)
+    return Samples(tokens, state.calls, state.redraws, state.reveal_step, canvases)
+
+  def _read_prompt(self, state: _State, step: jax.Array) -> _State:
+    """The first step that moves anything, all that is settled at it read in the same call."""
+    row = self._row(step)
+    info, decision = self._decide(state, row, step)
+    drawn, likely, entries = self._call(state, row, info, decision, step, -1, state.cache.num_slots)
+    state = self._settle(state, row, info, decision, step, drawn, likely)
+    return state._replace(cache=state.cache.write(entries), calls=state.calls + 1)
+
+  def _step(self, state: _State, step, may_call, keep) -> _State:
+    """One row; `may_call` whether its tokens may move, `keep` whether the cache wants its call."""
+    row = self._row(step)
+    row = row._replace(may_move=row.may_move & may_call)
+    info, decision = self._decide(state, row, step)
+    call = may_call if decision is None else decision.redraw.any()
+    group = self.schedule.group_size
+    nothing = state.cache.no_entries(group) if self.use_cache else None
+    still = info.canvas, None if state.confidence is None else jnp.ones(info.canvas.shape)
+
+    def looking(num_new):
+      def branch(state, info, decision):
+        drawn, likely, entries = self._call(state, row, info, decision, step, step - 1, num_new)
+        return drawn, likely, entries if num_new else nothing
+
+      return branch
+
+    branches = [lambda *_: (*still, nothing), looking(0)]
+    branch = call.astype(jnp.int32)
+    if self.use_cache:
+      branches.append(looking(group))
+      branch = jnp.where(keep, 2, branch)
+    drawn, likely, entries = jax.lax.switch(branch, branches, state, info, decision)
+    new = self._settle(state, row, info, decision, step, drawn, likely)
+    if self.use_cache:  # outside of the branches, which would copy the cache
+      new = new._replace(cache=state.cache.write(entries))
+    return new._replace(calls=state.calls + (branch > 0))
+
+  def _row(self, step) -> _Row:
+    regions_L = self.schedule.regions(step)
+    size = self.schedule.window_size
+    (window,) = jnp.nonzero(regions_L == Region.ACTIVE, size=size, fill_value=-1)
+    place = jnp.maximum(window, 0)
+    t_L, s_L = (self.levels[step + i] / self.schedule.num_levels for i in (0, 1))
+    sigma = self.process.sigma(t_L)[None] if self.plan is None else self.plan.sigma[step][:, None]
+    sigma = jnp.where(self.given, 0.0, sigma)
+    movable = (window >= 0)[None] & self.moving_SxL[step, place][None] & ~self.given[:, place]
+    return _Row(window, place, sigma, movable, t_L[None, place], s_L[None, place])
+
+  def _decide(self, state: _State, row: _Row, step):
+    """Returns what the stepper sees, and what it decides before the network is called."""
+    draw = lambda key: jax.random.uniform(rng.stream(key, 'step', step), (2, len(row.place)))  # noqa: E731
+    roll = lambda key: jax.random.uniform(rng.stream(key, 'dice', step))  # noqa: E731
+    uniforms = jax.vmap(draw)(self.keys)
+    confidence, plan = state.confidence, self.plan
+    info = Step(
+      canvas=state.canvas[:, row.place],
+      movable=row.may_move,
+      t=row.t,
+      s=row.s,
+      coin=uniforms[:, 0],
+      uniform=uniforms[:, 1],
+      dice=jax.vmap(roll)(self.keys),
+      confidence=None if confidence is None else confidence[:, row.place],
+      planned=None if plan is None else plan.step[:, row.place] == step,
+    )
+    decision = self.stepper.decide(self.process, info)
+    if decision is not None:
+      decision = jax.tree.map(lambda x: x & row.may_move, decision)
+    return info, decision
+
+  def _call(self, state, row, info, decision, step, cached_step, num_new):
+    """Calls the network: returns the next tokens int32[B, W], where decided beforehand only those
+    redrawn, their probabilities if they are tracked, and entries for the cache."""
+    features, entries = self._look(state, row, step, cached_step, num_new)
+    visible = self._visible(state.canvas, step)
+
+    def shaped(rows):
+      logits = self._project(features, rows)
+      return self.controls.shape(logits, visible, self.stepper.keeps_total)
+
+    if decision is None:
+      return self.stepper.move(self.process, info, shaped(None)), None, entries
+    tracks = self.stepper.tracks_confidence
+    return *_draw_some(decision.redraw, info.uniform, shaped, tracks), entries
+
+  def _settle(self, state, row, info, decision, step, drawn, likely) -> _State:
+    """Writes the window's next tokens."""
+    if decision is None:
+      after = jnp.where(row.may_move, drawn, info.canvas)
+    else:
+      after = info.canvas
+      if decision.remask is not None:
+        after = jnp.where(decision.remask, self.process.mask_id, after)
+      after = jnp.where(decision.redraw, drawn, after)
+    at = jnp.where(row.window < 0, state.canvas.shape[1], row.window)  # past the end: dropped
+    put = lambda x, new: x.at[:, at].set(new, mode='drop')  # noqa: E731
+    was_masked, is_masked = (x == self.process.mask_id for x in (info.canvas, after))
+    changed = row.may_move & ~was_masked & (after != info.canvas)
+    revealed = jnp.where(was_masked & ~is_masked, step, state.reveal_step[:, row.place])
+    if likely is not None:
+      likely = put(state.confidence, jnp.where(decision.redraw, likely, info.confidence))
+    return state._replace(
+      canvas=put(state.canvas, after),
+      confidence=likely,
+      redraws=state.redraws + changed.sum(axis=1),
+      reveal_step=put(state.reveal_step, revealed),
+    )
+
+  def _look(self, state, row, step, cached_step, num_new):
+    """Runs the blocks over the canvas as it is, and with guidance over one without the prompt."""
+    canvas = self._shown(state.canvas)
+    sigma = jnp.concatenate([row.sigma] * (len(canvas) // len(state.canvas)))
+    if self.use_cache:
+      return self.denoise.extend(
+        self.params,
+        state.cache,
         canvas,
         sigma=sigma,
-        window=window,
+        window=row.window,
         step=step,
         cached_step=cached_step,
-        settle_step=settle_step,
+        settle_step=self.settle_step,
         num_new=num_new,
       )
-    logits = denoise(
-      params,
+    features = self.denoise.features(
+      self.params,
       canvas,
       sigma=sigma,
-      regions=hyperschedule.regions(step),
-      settle_step=settle_step,
-      outputs=jnp.maximum(window, 0),
+      regions=self.schedule.regions(step),
+      settle_step=self.settle_step,
+      outputs=row.place,
     )
-    return logits, None
+    return features, None
 
-  def advance(canvas, cache, step, cached_step, num_new):
-    """Returns the canvas after `step`, and the entries of what has settled since `cached_step`."""
-    active_L = hyperschedule.regions(step) == Region.ACTIVE
-    (window,) = jnp.nonzero(active_L, size=hyperschedule.window_size, fill_value=-1)
-    place = jnp.maximum(window, 0)
-    t_L, s_L = (levels[step + i] / hyperschedule.num_levels for i in (0, 1))
-    sigma = jnp.where(given, 0.0, process.sigma(t_L)[None])
-    logits, entries = predict(cache, canvas, sigma, window, step, cached_step, num_new)
-    draw = lambda key: jax.random.uniform(rng.stream(key, 'step', step), (2, len(window)))  # noqa: E731
-    uniforms = jax.vmap(draw)(keys)
-    before = canvas[:, place]
-    proposal = stepper(
-      process,
-      Step(
-        canvas=before,
-        logits=logits / jnp.maximum(temperature, 1e-6),
-        t=t_L[place],
-        s=s_L[place],
-        coin=uniforms[:, 0],
-        uniform=uniforms[:, 1],
-      ),
-    )
-    after = jnp.where(given[:, place], before, proposal)
-    at = jnp.where(window < 0, length, window)  # past the end: dropped
-    return canvas.at[:, at].set(after, mode='drop'), entries
+  def _shown(self, canvas):
+    if not self.controls.guidance:
+      return canvas
+    return jnp.concatenate([canvas, jnp.where(self.given, self.process.mask_id, canvas)])
 
-  def redrawn(old, new):
-    return ((old != process.mask_id) & (new != old)).sum(axis=1, dtype=jnp.int32)
+  def _project(self, features, rows):
+    """float32[B, n, V], logits of some rows of the window, int32[B, n], or of all."""
+    weight = self.controls.guidance
+    if rows is not None:
+      rows = jnp.concatenate([rows, rows]) if weight else rows
+      index = lambda x: rows.reshape(*rows.shape, *[1] * (x.ndim - 2))  # noqa: E731
+      features = jax.tree.map(lambda x: jnp.take_along_axis(x, index(x), axis=1), features)
+    logits = self.denoise.project(self.params, features)
+    if not weight:
+      return logits
+    prompted, free = jnp.split(logits, 2)
+    return (1.0 + weight) * prompted - weight * free
 
-  steps = jnp.arange(hyperschedule.num_steps)
-  may_move_SxL = (hyperschedule.regions(steps) == Region.ACTIVE) & ~given.all(axis=0)[None]
-  branch_S = may_move_SxL.any(axis=1).astype(jnp.int32)
-  blank, cache, calls = canvas, None, jnp.zeros((), jnp.int32)
-  branches = [
-    lambda canvas, *_: (canvas, None),
-    lambda canvas, _, step: advance(canvas, None, step, -1, 0),
-  ]
-  if use_cache:
-    settles_S = (slot_values(denoise.rules, settle_step, 0)[None] == steps[:, None]).any(axis=1)
-    first, last = jnp.argmax(branch_S), jnp.max(jnp.where(branch_S > 0, steps, -1))
-    # The context of a prompt is computed in one call, that of the first step that moves anything.
-    prompted = (first > 0) & (branch_S[first] > 0)
-    cache = denoise.empty_cache(batch, length)
+  def _visible(self, canvas, step):
+    """bool[B, V], tokens that the text shows; None if no control asks."""
+    if self.controls.repetition_penalty == 1.0:
+      return None
+    shown = (self.schedule.regions(step) != Region.WORTHLESS)[None] | self.given
+    tokens = jnp.where(shown, canvas, self.process.mask_id)
+    none = jnp.zeros((self.process.vocab_size + 1,), bool)
+    return jax.vmap(lambda x: none.at[x].set(True))(tokens)[:, :-1]
 
-    def read_prompt():
-      canvas, entries = advance(blank, cache, first, -1, cache.num_slots)
-      return canvas, cache.write(entries)
+  def _slot_steps(self):
+    return slot_values(self.denoise.rules, self.settle_step, 0)
 
-    canvas, cache = jax.lax.cond(prompted, read_prompt, lambda: (blank, cache))
-    calls = prompted.astype(jnp.int32)
-    left_S = (steps >= first + prompted) & (steps <= last)
-    branch_S = jnp.where(left_S, jnp.where(settles_S, 2, branch_S), 0)
-    nothing, group = cache.no_entries(hyperschedule.group_size), hyperschedule.group_size
-    branches = [
-      lambda canvas, *_: (canvas, nothing),
-      lambda canvas, cache, step: (advance(canvas, cache, step, step - 1, 0)[0], nothing),
-      lambda canvas, cache, step: advance(canvas, cache, step, step - 1, group),
-    ]
 
-  def body(carry, row):
-    canvas, cache, calls, redraws = carry
-    branch, step = row
-    new, entries = jax.lax.switch(branch, branches, canvas, cache, step)
-    if use_cache:  # outside of the branches, which would copy the cache
-      cache = cache.write(entries)
-    carry = new, cache, calls + (branch > 0), redraws + redrawn(canvas, new)
-    return carry, new if trace else None
+def _same(state):
+  return state
 
-  start = canvas, cache, calls, redrawn(blank, canvas)
-  (canvas, _, calls, redraws), canvases = jax.lax.scan(body, start, (branch_S, steps))
-  if trace and use_cache:
-    canvases = jnp.where((steps < first)[:, None, None], blank[None], canvases)
-  return Samples(canvas, calls, redraws, canvases)
+
+def _draw_some(
+  redraw: jax.Array, uniform: jax.Array, shaped: Callable, tracks: bool
+) -> tuple[jax.Array, jax.Array | None]:
+  """Draws tokens where bool[B, W] `redraw` says, and meets the vocabulary only there.
+
+  Args:
+    redraw: bool[B, W].
+    uniform: float32[B, W].
+    shaped: logits [B, n, V] of some rows int32[B, n], or of all for None.
+    tracks: whether the probabilities of what is drawn are wanted.
+
+  Returns:
+    int32[B, W] tokens and float32[B, W] their probabilities or None, without meaning elsewhere.
+  """
+  size = redraw.shape[1]
+
+  def draw(logits, uniform):
+    tokens = inverse_cdf(logits, uniform)
+    if not tracks:
+      return tokens, None
+    likely = jnp.take_along_axis(jax.nn.softmax(logits), tokens[..., None], axis=-1)[..., 0]
+    return tokens, likely
+
+  if size <= _CHUNK:
+    return draw(shaped(None), uniform)
+  order = jnp.argsort(~redraw, axis=1, stable=True)
+  order = jnp.pad(order, [(0, 0), (0, -size % _CHUNK)], constant_values=size)
+  most = redraw.sum(axis=1).max()
+
+  def body(carry):
+    start, drawn = carry
+    rows = jax.lax.dynamic_slice_in_dim(order, start, _CHUNK, axis=1)
+    kept = jnp.minimum(rows, size - 1)
+    new = draw(shaped(kept), jnp.take_along_axis(uniform, kept, axis=1))
+    put = jax.vmap(lambda x, at, y: x.at[at].set(y, mode='drop'))
+    return start + _CHUNK, jax.tree.map(lambda x, y: put(x, rows, y), drawn, new)
+
+  drawn = jnp.zeros(redraw.shape, jnp.int32), jnp.zeros(redraw.shape) if tracks else None
+  start = jnp.zeros((), int), drawn
+  return jax.lax.while_loop(lambda carry: carry[0] < most, body, start)[1]

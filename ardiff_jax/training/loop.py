@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
+from ardiff_jax import samplers
 from ardiff_jax import workdir as workdir_lib
 from ardiff_jax.data import pipeline, tokenizers
 from ardiff_jax.data.corpus import load_corpus
@@ -153,7 +154,7 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> _Prepared
   """
   resumes = workdir_lib.exists(workdir)
   _check_numbers(config, mesh)
-  method_lib.check(config)  # complain before reading any text
+  samplers.check(config)  # complain before reading any text
   old = workdir_lib.read(workdir) if resumes else None
   settings = workdir_lib.to_json(config)
   if old:

@@ -1,0 +1,184 @@
+"""Samplers by name: which stepper, on which noise, with which prediction, along which rows.
+
+`TABLE` says what goes together; everything else is refused with it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from ardiff_jax import hyperschedules, noise
+from ardiff_jax import method as method_lib
+from ardiff_jax.errors import UserError
+from ardiff_jax.hyperschedules import Hyperschedule
+from ardiff_jax.method import Method
+from ardiff_jax.noise import Process
+from ardiff_jax.sampling import steppers
+from ardiff_jax.sampling.controls import Controls
+from ardiff_jax.sampling.steppers import Stepper
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """What a name stands for.
+
+  Attributes:
+    make: the stepper, of η and of the head.
+    models: noise of the models it is for.
+    scores: whether it takes a score head, 'absorbing' for one of absorbing noise only.
+    rows: the hyperschedules it is for, in words.
+    own_rows: makes the rows that it brings along, of the length and the steps.
+    causal: whether it is for autoregressive models too.
+  """
+
+  make: Callable[[float, str], Stepper]
+  models: tuple[type[Process], ...]
+  scores: bool | str
+  rows: str = 'any'
+  own_rows: Callable[[int, int], Hyperschedule] | None = None
+  causal: bool = False
+
+
+_MASKS = noise.Absorbing, noise.EpsilonHybrid
+_RATES = noise.Absorbing, noise.Uniform, noise.GammaHybrid
+_ALL = *_RATES, noise.EpsilonHybrid
+_WORDS = dict(zip(_ALL, ('masks', 'uniform', 'γ-hybrid', 'ε-hybrid'), strict=True))
+
+TABLE = {
+  'ancestral': Sampler(lambda eta, head: steppers.Ancestral(), _ALL, 'absorbing', causal=True),
+  'acs': Sampler(lambda eta, head: steppers.AdaptiveCorrection(eta), (noise.EpsilonHybrid,), False),
+  'acs_confidence': Sampler(
+    lambda eta, head: steppers.AdaptiveCorrection(eta, True), (noise.EpsilonHybrid,), False
+  ),
+  'analytic': Sampler(lambda eta, head: steppers.Analytic(head), _RATES, True),
+  'euler': Sampler(lambda eta, head: steppers.Euler(head), _RATES, True),
+  'remask': Sampler(lambda eta, head: steppers.Remasking('remask'), _MASKS, 'absorbing'),
+  'remdm_cap': Sampler(lambda eta, head: steppers.Remasking('cap', eta), _MASKS, 'absorbing'),
+  'remdm_rescale': Sampler(
+    lambda eta, head: steppers.Remasking('rescale', eta), _MASKS, 'absorbing'
+  ),
+  'remdm_confidence': Sampler(
+    lambda eta, head: steppers.Remasking('confidence'), _MASKS, 'absorbing'
+  ),
+  'remdm_loop': Sampler(
+    lambda eta, head: steppers.Remasking('loop', eta),
+    _MASKS,
+    'absorbing',
+    'its own, of flat models',
+    hyperschedules.plateau,
+  ),
+  'first_hitting': Sampler(
+    lambda eta, head: steppers.Ancestral(), _MASKS, 'absorbing', causal=True
+  ),
+  'first_hitting_continuous': Sampler(
+    lambda eta, head: steppers.FirstHitting(),
+    _MASKS,
+    'absorbing',
+    'its own, of flat models',
+    lambda length, steps: hyperschedules.flat(length, length),
+  ),
+  'autoregressive': Sampler(
+    lambda eta, head: steppers.Ancestral(),
+    _MASKS,
+    'absorbing',
+    'its own: one token a step',
+    lambda length, steps: hyperschedules.autoregressive(length),
+    causal=True,
+  ),
+}
+
+
+def table() -> str:
+  """Returns TABLE as Markdown."""
+  lines = ['| sampler | noise of the model | a score head | hyperschedules |', '|---|---|---|---|']
+  for name, sampler in TABLE.items():
+    scores = {True: 'yes', False: 'no', 'absorbing': 'of masks'}[sampler.scores]
+    models = 'any' if sampler.models == _ALL else ', '.join(_WORDS[x] for x in sampler.models)
+    lines.append(f'| `{name}` | {models} | {scores} | {sampler.rows} |')
+  return '\n'.join(lines)
+
+
+def make(method: Method, name: str, eta: float) -> Stepper:
+  """Returns the stepper of a sampler.
+
+  Args:
+    method: of the model.
+    name: a key of TABLE.
+    eta: how much is corrected or masked again, in [0, 1].
+
+  Raises:
+    UserError: it is unknown, or is not for this model.
+  """
+  if name not in TABLE:
+    raise UserError(f'unknown sampler {name!r}; known: {", ".join(TABLE)}')
+  sampler = TABLE[name]
+  head = 'score' if method.predicts_scores else 'x0'
+  wrong = None
+  if method.is_autoregressive and not sampler.causal:
+    wrong = 'an autoregressive model generates one token after another'
+  elif not isinstance(method.process, sampler.models):
+    wrong = f'this model was trained on other noise, {_WORDS[type(method.process)]}'
+  elif head == 'score' and (
+    not sampler.scores or (sampler.scores == 'absorbing' and method.process.resamples)
+  ):
+    wrong = 'this model predicts scores'
+  elif method.own_chain and name != 'ancestral':
+    wrong = "an ε-hybrid's own chain is followed by ancestral alone"
+  if wrong:
+    raise UserError(f'sampler {name}: {wrong}; what goes together:\n{table()}')
+  try:
+    return sampler.make(eta, head)
+  except ValueError as error:
+    raise UserError(f'config.sampling: {error}') from error
+
+
+def rows(
+  method: Method, config: ConfigDict, name: str, *, length: int, steps: int | None, text: str | None
+) -> Hyperschedule:
+  """Returns the rows that a sampler descends over `length` positions.
+
+  Args:
+    method: of the model.
+    config: of the model.
+    name: a key of TABLE.
+    length: L.
+    steps: T; None for the config's.
+    text: a hyperschedule as `method.parse_hyperschedule` reads it; None for the config's.
+
+  Raises:
+    UserError: they contradict each other, or cannot be.
+  """
+  own_rows = TABLE[name].own_rows
+  if own_rows is None and text is None:
+    return method_lib.make_hyperschedule(config, steps or config.sampling.steps, length)
+  if own_rows is None:
+    if steps is not None:
+      raise UserError('steps and hyperschedule: give one; num_levels of the latter is the steps')
+    return method_lib.parse_hyperschedule(text, length)
+  if text is not None:
+    raise UserError(f'sampler {name} has a hyperschedule of its own; leave out {text!r}')
+  if 'flat' in TABLE[name].rows and not method.hyperschedule.always_active:
+    raise UserError(
+      f'sampler {name} is for models of hyperschedule flat, this one is of '
+      f'{method.hyperschedule.name}; what goes together:\n{table()}'
+    )
+  if name != 'remdm_loop' and steps is not None:
+    raise UserError(f'sampler {name} has as many steps as there are tokens; leave out steps')
+  try:
+    return own_rows(length, steps or config.sampling.steps)
+  except ValueError as error:
+    raise UserError(f'sampler {name}: {error}') from error
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for what building the method or sampling by the config's defaults would
+  refuse."""
+  method = method_lib.build(config, vocab_size=2, bos_id=0, eos_id=0)
+  settings = config.sampling
+  make(method, settings.sampler, settings.eta)
+  rows(method, config, settings.sampler, length=config.data.length, steps=None, text=None)
+  try:
+    Controls(temperature=settings.temperature).check(vocab_size=2)
+  except ValueError as error:
+    raise UserError(f'config.sampling: {error}') from error
