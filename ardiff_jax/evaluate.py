@@ -15,10 +15,11 @@ from typing import Any
 from absl import flags
 
 from ardiff_jax import cli, workdir
-from ardiff_jax.data.corpus import Corpus, load_corpus, read_text
+from ardiff_jax.data.corpus import Corpus, read_text
 from ardiff_jax.data.packing import Packed, pack
 from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import ngrams
+from ardiff_jax.evaluation.text import training_corpus
 from ardiff_jax.progress import Progress
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
@@ -95,7 +96,7 @@ def evaluate(
     method = method_lib.measured_on(method, schedule, own_chain)
   settings = model.config.eval
   num_samples = None if rows == 'all' else rows or settings.num_samples
-  corpus = _training_corpus(directory, model.config)
+  corpus = training_corpus(directory, model.config)
   if 'valid' in data:
     texts['valid'] = corpus.valid
   train = pack(corpus.train, model.tokenizer, model.config.data.length, 'train text')
@@ -128,15 +129,6 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
       '',
     ]
   return '\n'.join(lines)
-
-
-def _training_corpus(directory: pathlib.Path, config) -> Corpus:
-  """Loads the text the model was trained on."""
-  corpus = load_corpus(config.data)
-  old = workdir.read(directory)
-  new = {**old, 'corpus': {'name': corpus.name, **corpus.identity}}
-  workdir.check_same_run(directory, old, new)
-  return corpus
 
 
 def _score(model, method, num_samples, name: str, packed: Packed) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ardiff_jax.evaluation import likelihood
 from ardiff_jax.evaluation.likelihood import Likelihood
 from ardiff_jax.generation import Canvases, Sample
 from ardiff_jax.method import Method
+from ardiff_jax.report import traces
 from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.training.checkpointing import restore_ema
 from ardiff_jax.training.state import abstract_state, make_optimizer
@@ -171,6 +172,16 @@ class Model:
       trace=trace,
       report=report,
     )
+
+  def animation(self, sample: Sample) -> str:
+    """Returns HTML that plays how a sample came to be, for notebooks.
+
+    Raises:
+      UserError: it has no trace.
+    """
+    if sample.trace is None:
+      raise UserError('the sample has no trace: ask for one with sample(..., trace=True)')
+    return traces.player(traces.snapshots(sample.trace), self.tokenizer)
 
   def bound(self, text: str, num_samples: int = 64, seed: int = 0) -> TextLikelihood:
     """Returns the negative log-likelihood of a text: exact for AR, an upper bound otherwise.

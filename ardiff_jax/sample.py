@@ -15,7 +15,6 @@ import pathlib
 import sys
 import time
 
-import numpy as np
 from absl import flags
 
 from ardiff_jax import cli, workdir
@@ -37,7 +36,7 @@ _HYPERSCHEDULE = flags.DEFINE_string(
   'hyperschedule', None, "Other rows than the config's, e.g. block,width=4,num_levels=8."
 )
 _PROCESS = flags.DEFINE_enum(
-  'process', 'default', ['default', 'own'], 'own: the noise an ε-hybrid was trained on.'
+  'process', 'absorbing', ['absorbing', 'own'], 'Noise an ε-hybrid generates by.'
 )
 _TEMPERATURE = flags.DEFINE_float(
   'temperature', None, 'Divides the logits; 0 takes the most likely token.', lower_bound=0.0
@@ -63,8 +62,6 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of all random draws.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Texts at a time; all by default.')
 _OUT = flags.DEFINE_string('out', None, 'JSON-lines file instead of DIR/samples.jsonl.')
 _TRACE = flags.DEFINE_string('trace', None, 'HTML file that plays the samples step by step.')
-
-_FRAMES = 48  # canvases of a trace that are kept in the file
 
 
 def main() -> None:
@@ -119,7 +116,6 @@ def main() -> None:
     progress.close()
   records = []
   for sample in samples:
-    kept = np.unique(np.linspace(0, len(sample.trace) - 1, _FRAMES).round().astype(int))
     records.append(
       {
         'text': sample.text,
@@ -135,7 +131,7 @@ def main() -> None:
         'temperature': sample.temperature,
         'seed': sample.seed,
         'step': model.step,
-        'trace': {'steps': kept.tolist(), 'canvases': sample.trace[kept].tolist()},
+        'trace': traces.snapshots(sample.trace),
       }
     )
   workdir.append(out, records)

@@ -15,7 +15,7 @@ LAYERS = [
   {'evaluation', 'report', 'figures', 'samplers'},
   {'training', 'generation'},
   {'model', 'bench'},
-  {'train', 'evaluate', 'sample'},
+  {'train', 'evaluate', 'sample', 'compare'},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

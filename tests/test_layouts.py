@@ -24,7 +24,7 @@ from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import absorbing, epsilon_hybrid
 from ardiff_jax.sampling.loop import generate
-from ardiff_jax.sampling.steppers import AdaptiveCorrection, Ancestral
+from ardiff_jax.sampling.steppers import AdaptiveCorrection, Analytic
 
 LENGTH, VOCAB, BOS, EOS = 7, 20, 18, 19
 NETWORK = Transformer(
@@ -99,7 +99,7 @@ def make(schedule, alignment, context, window, separate=False):
     bos_id=BOS,
     eos_id=EOS,
     separate_documents=separate,
-    context_length=3 if separate else 0,
+    context_length=max(3, schedule.window_size) if separate else 0,
   )
 
 
@@ -446,7 +446,7 @@ def test_the_same_seed_gives_the_same_tokens_with_and_without_cache(
     np.testing.assert_array_equal(on.tokens, off.tokens)
     np.testing.assert_array_equal(on.trace, off.trace)
     np.testing.assert_array_equal(on.redraws, off.redraws)
-    assert int(on.network_calls) == int(off.network_calls)
+    assert int(on.network_calls) >= int(off.network_calls)  # some to read what has settled
     assert (int(on.network_calls) == 0) == (min(counts) == LENGTH)
     assert (np.asarray(on.tokens) < VOCAB).all()
     np.testing.assert_array_equal(on.tokens[given], tokens[given])
@@ -464,7 +464,7 @@ def test_filling_gaps_with_a_cache_reads_what_is_given_between():
       denoiser,
       params(),
       absorbing(VOCAB),
-      Ancestral(),
+      Analytic(),
       schedule,
       tokens,
       given,
@@ -555,8 +555,9 @@ def test_limits_of_a_context_that_is_not_there_are_refused(limit):
   rules = dict(alignment='aligned', context='causal', window='full', bos_id=BOS, eos_id=EOS)
   with pytest.raises(ValueError, match=f'{next(iter(limit))} is not supported for flat'):
     make_denoiser(NETWORK, flat(LENGTH, 2), **rules, **limit)
-  with pytest.raises(ValueError, match='context_length must not be negative'):
-    make_denoiser(NETWORK, block(LENGTH, 2, 2), **rules, context_length=-1)
+  for length in (-1, 1):
+    with pytest.raises(ValueError, match=f'context_length must be .* window of 2.* got {length}'):
+      make_denoiser(NETWORK, block(LENGTH, 2, 2), **rules, context_length=length)
 
 
 def test_documents_without_an_order_are_refused():

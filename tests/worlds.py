@@ -104,6 +104,17 @@ def uniform_denoise(params, canvas, *, sigma, regions, settle_step):
 
 def predictions(denoise, params, hyperschedule: Hyperschedule, step: int, vocab_size: int):
   """Returns float64[C, L, V], p0 of every position for every canvas at `step`, and the canvases."""
+  logits, canvases_CxL = outputs(denoise, params, hyperschedule, step, vocab_size)
+  return softmax(logits), canvases_CxL
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+  probs = np.exp(logits)
+  return probs / probs.sum(axis=-1, keepdims=True)
+
+
+def outputs(denoise, params, hyperschedule: Hyperschedule, step: int, vocab_size: int):
+  """Returns float64[C, L, V], what the network gives for every canvas at `step`, and these."""
   canvases_CxL = sequences(vocab_size + 1, hyperschedule.length)
   t_L = np.asarray(hyperschedule.levels[step]) / hyperschedule.num_levels
   logits = denoise(
@@ -113,8 +124,7 @@ def predictions(denoise, params, hyperschedule: Hyperschedule, step: int, vocab_
     regions=jnp.broadcast_to(jnp.asarray(hyperschedule.regions(step)), canvases_CxL.shape),
     settle_step=jnp.asarray(hyperschedule.settle_step),
   )
-  probs = np.exp(np.asarray(logits, np.float64))
-  return probs / probs.sum(axis=2, keepdims=True), canvases_CxL
+  return np.asarray(logits, np.float64), canvases_CxL
 
 
 def exhaustive_bound(denoise, params, hyperschedule: Hyperschedule, vocab_size: int) -> np.ndarray:
@@ -138,6 +148,40 @@ def exhaustive_bound(denoise, params, hyperschedule: Hyperschedule, vocab_size: 
   return bound_N
 
 
+def law_of_moves(denoise, params, hyperschedule: Hyperschedule, vocab_size: int, move, prior=None):
+  """Returns float64[N], the law of a chain over all canvases whose positions move on their own.
+
+  Args:
+    denoise: the network.
+    params: its parameters.
+    hyperschedule: rows to descend.
+    vocab_size: V.
+    move: (logits float64[V], symbol, t, s) to the law of the next symbol, float64[V+1]; asked of
+      active positions.
+    prior: float64[V+1] of each position at the start; None for the mask.
+  """
+  length, total = hyperschedule.length, hyperschedule.num_levels
+  prior = np.eye(vocab_size + 1)[vocab_size] if prior is None else prior
+  law_C = np.prod(prior[sequences(vocab_size + 1, length)], axis=1)
+  for step in range(hyperschedule.num_steps):
+    logits_CxLxV, canvases_CxL = outputs(denoise, params, hyperschedule, step, vocab_size)
+    regions = hyperschedule.regions(step)
+    t_L, s_L = (np.asarray(hyperschedule.levels[step + i], np.float64) / total for i in (0, 1))
+    next_C = np.zeros_like(law_C)
+    for code in np.flatnonzero(law_C):
+      joint = np.ones(())
+      for i, symbol in enumerate(canvases_CxL[code]):
+        law = np.eye(vocab_size + 1)[symbol]
+        if regions[i] == Region.ACTIVE:
+          law = move(logits_CxLxV[code, i], symbol, t_L[i], s_L[i])
+        joint = np.multiply.outer(joint, law)
+      next_C += law_C[code] * joint.reshape(-1)
+    law_C = next_C
+  law = law_C.reshape((vocab_size + 1,) * length)[(slice(vocab_size),) * length].reshape(-1)
+  np.testing.assert_allclose(law.sum(), 1.0, atol=1e-6)  # no mask is left
+  return law
+
+
 def chain_law(
   denoise, params, hyperschedule: Hyperschedule, vocab_size: int, eta: float = 0.0
 ) -> np.ndarray:
@@ -146,31 +190,13 @@ def chain_law(
   A masked active position is revealed with probability u = (t - s)/t; a visible one is redrawn
   with probability eta·(1 - u); all others keep still.
   """
-  length, total = hyperschedule.length, hyperschedule.num_levels
-  law_C = np.zeros((vocab_size + 1) ** length)
-  law_C[-1] = 1.0  # all masks
-  for step in range(hyperschedule.num_steps):
-    probs_CxLxV, canvases_CxL = predictions(denoise, params, hyperschedule, step, vocab_size)
-    levels, after = hyperschedule.levels[step], hyperschedule.levels[step + 1]
-    next_C = np.zeros_like(law_C)
-    for code in np.flatnonzero(law_C):
-      move_L = []  # of each position, probability of each of its V+1 next symbols
-      for i, symbol in enumerate(canvases_CxL[code]):
-        still = np.eye(vocab_size + 1)[symbol]
-        change = 0.0
-        if levels[i] > 0 and after[i] < total:
-          reveal = (levels[i] - after[i]) / levels[i]
-          change = reveal if symbol == vocab_size else eta * (1 - reveal)
-        drawn = np.append(probs_CxLxV[code, i], 0.0)
-        move_L.append((1 - change) * still + change * drawn)
-      joint = move_L[0]
-      for move in move_L[1:]:
-        joint = np.multiply.outer(joint, move)
-      next_C += law_C[code] * joint.reshape(-1)
-    law_C = next_C
-  law = law_C.reshape((vocab_size + 1,) * length)[(slice(vocab_size),) * length].reshape(-1)
-  np.testing.assert_allclose(law.sum(), 1.0, atol=1e-6)  # no mask is left
-  return law
+
+  def move(logits, symbol, t, s):
+    reveal = (t - s) / t
+    change = reveal if symbol == vocab_size else eta * (1 - reveal)
+    return (1 - change) * np.eye(vocab_size + 1)[symbol] + change * np.append(softmax(logits), 0.0)
+
+  return law_of_moves(denoise, params, hyperschedule, vocab_size, move)
 
 
 def kernel(keep: float, unmixed: float, vocab_size: int) -> np.ndarray:

@@ -235,8 +235,6 @@ def make_denoiser(
       f'separate_documents is not supported for {name}: generation does not know which document '
       'a window is in; supported: schedules from left to right'
     )
-  if context_length < 0:
-    raise ValueError(f'context_length must not be negative, got {context_length}; 0 is no limit')
   for setting, is_set in (
     ('separate_documents', separate_documents),
     ('context_length', context_length),
@@ -246,5 +244,10 @@ def make_denoiser(
         f'{setting} is not supported for {name}: every position is in one window and there is no '
         'context; supported: schedules whose tokens settle one after another'
       )
+  if context_length and not hyperschedule.window_size <= context_length:
+    raise ValueError(
+      f'context_length must be 0, for no limit, or at least the window of '
+      f'{hyperschedule.window_size} positions of {name}, got {context_length}'
+    )
   rules = Rules(alignment, context, window, bos_id, eos_id, separate_documents, context_length)
   return Denoiser(network, rules, hyperschedule.always_active)

@@ -1,0 +1,198 @@
+"""Compares samplers of one model: what they write under a judge, and what they repair.
+
+  python -m ardiff_jax.compare --workdir=DIR --judge=DIR2 [--samplers=ancestral,acs]
+    [--steps=16,64,256] [--seeds=3] [--num_samples=32] [--corrupted=0.15]
+
+The judge is an autoregressive run with the same tokenizer, so that tokens are judged as they were
+drawn; DIR2 was trained with --config.tokenizer.path=DIR/tokenizer.model or alike. Repair
+starts from rows of the validation text of DIR, of which a share of the tokens is replaced, nothing
+masked. Prints a table, and appends a line per sampler and steps to DIR/compare.jsonl.
+"""
+
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from ardiff_jax import cli, workdir
+from ardiff_jax.errors import UserError
+from ardiff_jax.progress import Progress
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
+_JUDGE = flags.DEFINE_string('judge', None, 'Directory of an autoregressive run to judge texts.')
+_SAMPLERS = flags.DEFINE_list('samplers', ['ancestral', 'acs'], 'Names, see the README.')
+_STEPS = flags.DEFINE_list('steps', ['16', '64', '256'], 'Noise levels a token passes.')
+_SEEDS = flags.DEFINE_integer('seeds', 3, 'Repetitions, for standard errors.', lower_bound=2)
+_NUM_SAMPLES = flags.DEFINE_integer('num_samples', 32, 'Texts a repetition.', lower_bound=1)
+_CORRUPTED = flags.DEFINE_float('corrupted', 0.15, 'Share of tokens replaced for the repair.')
+
+_COLUMNS = {  # of the table: title, figures after the point
+  'judge_nats': ('judge nats/token', 3),
+  'entropy': ('entropy', 3),
+  'distinct_1': ('distinct-1', 3),
+  'distinct_2': ('distinct-2', 3),
+  'redraws': ('redraws', 1),
+  'network_calls': ('calls', 0),
+  'tokens_per_second': ('tokens/s', 0),
+  'fixed': ('fixed', 3),
+  'harmed': ('harmed', 3),
+}
+
+
+def main() -> None:
+  if not _JUDGE.value:
+    raise UserError('--judge is missing: the directory of an autoregressive run')
+  if not all(step.isdecimal() and int(step) for step in _STEPS.value):
+    raise UserError(f'--steps must be numbers from 1 up, got {",".join(_STEPS.value)}')
+  if not 0.0 < _CORRUPTED.value < 1.0:
+    raise UserError(f'--corrupted must be inside (0, 1), got {_CORRUPTED.value}')
+  directory = cli.read_workdir(_WORKDIR)
+  records = compare(
+    directory,
+    pathlib.Path(_JUDGE.value).expanduser().absolute(),
+    _SAMPLERS.value,
+    [int(step) for step in _STEPS.value],
+    seeds=_SEEDS.value,
+    num_samples=_NUM_SAMPLES.value,
+    corrupted=_CORRUPTED.value,
+  )
+  print(format_table(records))
+
+
+def compare(
+  directory: pathlib.Path,
+  judge_directory: pathlib.Path,
+  samplers: Sequence[str],
+  steps: Sequence[int],
+  *,
+  seeds: int,
+  num_samples: int,
+  corrupted: float,
+) -> list[dict[str, Any]]:
+  """Measures every sampler at every number of steps and appends the records to compare.jsonl.
+
+  Args:
+    directory: work directory of the model.
+    judge_directory: that of the judge.
+    samplers: names.
+    steps: T of each.
+    seeds: repetitions.
+    num_samples: texts of each.
+    corrupted: share of tokens that are replaced before a repair.
+
+  Returns:
+    One record per sampler and steps: means over the seeds, and standard errors of them.
+
+  Raises:
+    UserError: the judge is none, or a sampler is not for this model.
+  """
+  import ardiff_jax
+  from ardiff_jax import samplers as samplers_lib
+  from ardiff_jax.data.packing import pack
+  from ardiff_jax.evaluation.text import training_corpus
+
+  model, judge = ardiff_jax.load(directory), ardiff_jax.load(judge_directory)
+  if not judge.method.is_autoregressive:
+    raise UserError(f'--judge={judge_directory} is no autoregressive run')
+  if judge.tokenizer.files != model.tokenizer.files:
+    raise UserError(
+      f'--judge={judge_directory} has another tokenizer than {directory}: train it with '
+      "config.tokenizer.path set to the other's model"
+    )
+  for sampler in samplers:
+    samplers_lib.make(model.method, sampler, model.config.sampling.eta)
+  corpus = training_corpus(directory, model.config)
+  valid = pack(corpus.valid, model.tokenizer, model.config.data.length)
+  rows = np.linspace(0, len(valid) - 1, num_samples * seeds).astype(int).reshape(seeds, -1)
+  originals = [np.stack([valid[int(row)]['tokens'] for row in part]) for part in rows]
+
+  progress = Progress('compare', len(samplers) * len(steps) * seeds)
+  began, done, records = time.monotonic(), 0, []
+  for sampler in samplers:
+    for num_steps in steps:
+      settings = _settings(sampler, num_steps)
+      model.sample(num_samples=num_samples, seed=seeds, **settings)  # compiles
+      results = []
+      for seed in range(seeds):
+        results.append(_measure(model, judge, settings, originals[seed], seed, corrupted))
+        done += 1
+        speed = done * originals[0].size / (time.monotonic() - began)
+        progress.show(done, f'{sampler}, {num_steps} steps', speed)
+      names = results[0].keys()
+      values = {name: [result[name] for result in results] for name in names}
+      record = {
+        'sampler': sampler,
+        'steps': num_steps,
+        'seeds': seeds,
+        'num_samples': num_samples,
+        'corrupted': corrupted,
+        **{name: float(np.mean(value)) for name, value in values.items()},
+        'stderr': {name: float(np.std(x, ddof=1) / seeds**0.5) for name, x in values.items()},
+        'judge': str(judge_directory),
+        'judge_step': judge.step,
+        'step': model.step,
+      }
+      workdir.append(directory / 'compare.jsonl', [record])
+      records.append(record)
+  progress.close()
+  return records
+
+
+def format_table(records: Sequence[dict[str, Any]]) -> str:
+  """Returns the records as a Markdown table, with standard errors over the seeds."""
+  lines = [
+    '| sampler | steps | ' + ' | '.join(title for title, _ in _COLUMNS.values()) + ' |',
+    '|---|---:' * 1 + '|---:' * len(_COLUMNS) + '|',
+  ]
+  for record in records:
+    cells = [
+      f'{record[name]:.{digits}f} ± {record["stderr"][name]:.{digits}f}'
+      for name, (_, digits) in _COLUMNS.items()
+    ]
+    lines.append(f'| {record["sampler"]} | {record["steps"]} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+def _settings(sampler: str, steps: int) -> dict[str, Any]:
+  from ardiff_jax.samplers import TABLE
+
+  fixed = TABLE[sampler].own_rows is not None and sampler != 'remdm_loop'
+  return {'sampler': sampler, 'steps': None if fixed else steps}
+
+
+def _measure(model, judge, settings, originals, seed, corrupted) -> dict[str, float]:
+  """Figures of one repetition."""
+  from ardiff_jax.data.packing import Packed
+  from ardiff_jax.evaluation import samples as measures
+
+  count, length = originals.shape
+  samples = model.sample(num_samples=count, seed=seed, **settings)
+  tokens = np.array([sample.token_ids for sample in samples])
+  judged = judge.likelihood(Packed(tokens.reshape(-1), length, 0), num_samples=None, seed=0)
+  wrong = measures.corrupt(originals, corrupted, model.tokenizer.vocab_size, seed)
+  free = np.zeros(originals.shape, bool)
+  repaired = model.sample(
+    num_samples=count, tokens=originals, given=free, draft=wrong, seed=seed, **settings
+  )
+  after = np.array([sample.token_ids for sample in repaired])
+  repair = measures.repair(originals, wrong, after)
+  return {
+    'judge_nats': judged.nll_per_token,
+    'entropy': float(np.mean([sample.entropy for sample in samples])),
+    'distinct_1': measures.distinct(tokens, 1),
+    'distinct_2': measures.distinct(tokens, 2),
+    'distinct_3': measures.distinct(tokens, 3),
+    'redraws': float(np.mean([sample.redraws for sample in samples])),
+    'network_calls': samples[0].network_calls,
+    'tokens_per_second': tokens.size / samples[0].seconds,
+    'fixed': float(repair.fixed.mean()),
+    'harmed': float(repair.harmed.mean()),
+    'precision': float(repair.precision.mean()),
+  }
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,252 @@
+"""Requests for texts: prompts, gaps, arrays, lengths, stops, batches, and what is refused."""
+
+import numpy as np
+import pytest
+from conftest import ROOT, small_config
+
+import ardiff_jax
+from ardiff_jax import generation, samplers
+from ardiff_jax.data.tokenizers import ByteTokenizer
+from ardiff_jax.errors import UserError
+from ardiff_jax.training.loop import train
+
+BYTES = ByteTokenizer('byte', {})
+LENGTH = 32
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+  """Loads a run of two steps of a config, each trained once."""
+  folder = tmp_path_factory.mktemp('models')
+  text = folder / 'sums.txt'
+  text.write_text(''.join(f'{i} plus {j} is {i + j}.\n' for i in range(20) for j in range(20)))
+  loaded = {}
+
+  def get(name):
+    if name not in loaded:
+      config = small_config(name, text, steps=2)
+      if name == 'bd3lm':
+        config.hyperschedule.update(width=8, num_levels=4)
+      train(config, folder / name)
+      loaded[name] = ardiff_jax.load(folder / name)
+    return loaded[name]
+
+  return get
+
+
+# Canvases.
+
+
+def test_gaps_are_as_long_as_they_say():
+  canvases = generation.of_infill(BYTES, '[[2]]ab [[3]]c', 2, 10)
+  assert canvases.tokens.shape == (2, 9)
+  np.testing.assert_array_equal(canvases.given[0], [0, 0, 1, 1, 1, 0, 0, 0, 1])
+  assert bytes(canvases.tokens[1][canvases.given[1]].tolist()) == b'ab c'
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('no gap', 'must have gaps'),
+    ('a [[3] b', 'must have gaps'),
+    ('a [[3]] b ]]', 'must have gaps'),
+    ('a [[]] b', r'gap \[\[\]\] must hold a number'),
+    ('a [[x]] b', r'gap \[\[x\]\] must hold a number'),
+    ('a [[0]] b', r'gap \[\[0\]\] must hold a number'),
+    ('a [[-2]] b', r'gap \[\[-2\]\] must hold a number'),
+    ('a [[29]] b', 'has 33 tokens, gaps included; at most 32 fit'),
+  ],
+)
+def test_malformed_gaps_are_refused(text, message):
+  with pytest.raises(UserError, match=message):
+    generation.of_infill(BYTES, text, 1, 32)
+
+
+@pytest.mark.parametrize(
+  'tokens, given, message',
+  [
+    ([1, 2], [True], 'of one shape'),
+    ([1, 2], [1, 0], 'of one shape'),
+    ([1.5, 2.0], [True, True], 'must be integers'),
+    ([[1, 2]], [[True, True]], 'integers for 2 samples'),
+    ([1, 300], [False, True], 'token id 300 at position 1 is not in 0..256'),
+    ([1, -1], [False, True], 'token id -1 at position 1'),
+    ([0] * 40, [True] * 40, 'have 40 positions; from 1 to 32 fit'),
+  ],
+)
+def test_wrong_arrays_are_refused(tokens, given, message):
+  with pytest.raises(UserError, match=message):
+    generation.of_arrays(np.array(tokens), np.array(given), 2, 257, 32)
+
+
+def test_entropy_of_frequencies():
+  assert generation.entropy(np.array([7, 7, 7])) == 0.0
+  assert generation.entropy(np.array([], int)) == 0.0
+  np.testing.assert_allclose(generation.entropy(np.array([1, 2, 1, 2])), np.log(2))
+
+
+# Texts.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['epsilon_hybrid', 'bd3lm'])
+def test_batches_and_neighbours_do_not_matter(models, name):
+  """Seven samples with prompts of their own: at once, two at a time, and one of them alone."""
+  model = models(name)
+  prompts = ['1 plus', '', '12', '3 pl', '', '9 plus 9 is 18.', 'x']
+  told = []
+  at_once = model.sample(7, prompts, seed=5, trace=True)
+  in_parts = model.sample(7, prompts, seed=5, batch_size=2, report=told.append)
+  assert [x.token_ids for x in at_once] == [x.token_ids for x in in_parts]
+  assert told == [2, 4, 6, 7]
+  assert model.sample(1, prompts[0], seed=5)[0].token_ids == at_once[0].token_ids
+  for sample, prompt in zip(at_once, prompts, strict=True):
+    assert sample.text.startswith(prompt) and len(sample.token_ids) == LENGTH
+    assert sample.trace.shape[1] == LENGTH and (sample.trace[-1] == sample.token_ids).all()
+    assert sample.reveal_step[: len(prompt)] == [-1] * len(prompt)
+    assert min(sample.reveal_step[len(prompt) :]) >= 0 < sample.entropy
+  html = model.animation(at_once[0])
+  assert 'ardiff-player' in html
+  with pytest.raises(UserError, match='has no trace'):
+    model.animation(in_parts[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['epsilon_hybrid', 'bd3lm'])
+def test_gaps_are_filled_and_the_rest_is_kept(models, name):
+  model = models(name)
+  for sample in model.sample(3, infill='1 plus [[4]] is [[2]].', steps=4):
+    assert len(sample.token_ids) == 18
+    assert bytes(sample.token_ids[:7]) == b'1 plus ' and bytes(sample.token_ids[-1:]) == b'.'
+    assert bytes(sample.token_ids[11:15]) == b' is '
+  given = np.arange(LENGTH) % 3 == 0
+  tokens = np.arange(LENGTH) + 60
+  for sample in model.sample(2, tokens=tokens, given=given, steps=4):
+    np.testing.assert_array_equal(np.array(sample.token_ids)[given], tokens[given])
+  draft = np.full(LENGTH, 65)
+  (kept,) = model.sample(1, draft=draft, sampler='ancestral', steps=2)
+  assert kept.token_ids == draft.tolist()
+  assert kept.network_calls == (0 if name == 'epsilon_hybrid' else 3)  # three blocks are read
+
+
+@pytest.mark.slow
+def test_texts_of_any_length_that_stop(models):
+  """Longer than in training, with a context no longer than there; the end of a document ends it."""
+  model = models('bd3lm')
+  (long,) = model.sample(1, length=80, context_length=24, steps=2)
+  assert len(long.token_ids) == 80 and 'length=80' in long.hyperschedule
+  (near,) = model.sample(1, length=80, context_length=8, steps=2)
+  assert near.token_ids[:8] == long.token_ids[:8] and near.token_ids != long.token_ids
+  full = model.sample(40, length=40, steps=2, seed=3)
+  short = model.sample(40, length=40, steps=2, seed=3, stop=True)
+  eos, ended = model.tokenizer.eos_id, 0
+  for ours, theirs in zip(short, full, strict=True):
+    end = theirs.token_ids.index(eos) if eos in theirs.token_ids else 40
+    assert ours.token_ids == theirs.token_ids[:end]
+    ended += end < 40
+  assert ended > 0
+  with pytest.raises(UserError, match='written from left to right'):
+    models('epsilon_hybrid').sample(1, stop=True)
+  with pytest.raises(UserError, match='context_length is not supported for flat'):
+    models('epsilon_hybrid').sample(1, context_length=8)
+
+
+@pytest.mark.slow
+def test_controls_reach_the_draws(models):
+  model = models('epsilon_hybrid')
+  banned = tuple(range(200))
+  for sample in model.sample(3, steps=4, banned=banned):
+    assert min(sample.token_ids) >= 200
+  usual, guided, penalised = (
+    model.sample(2, '1 plus', steps=8, sampler='ancestral', **controls)
+    for controls in ({}, dict(guidance=3.0), dict(repetition_penalty=30.0))
+  )
+  texts = [[x.token_ids for x in samples] for samples in (usual, guided, penalised)]
+  assert texts[0] != texts[1] and texts[0] != texts[2]
+  distinct = [len({*x.token_ids}) for x in (*usual, *penalised)]
+  assert sum(distinct[2:]) > sum(distinct[:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sampler', samplers.TABLE)
+def test_every_sampler_writes_with_a_model_it_is_for(models, sampler):
+  """And the others are refused with the table."""
+  for name in ('epsilon_hybrid', 'gamma_hybrid', 'sedd', 'bd3lm', 'ar'):
+    model = models(name)
+    causal = name == 'ar'
+    fits = (
+      samplers.TABLE[sampler].causal
+      if causal
+      else isinstance(model.method.process, samplers.TABLE[sampler].models)
+    )
+    if name == 'sedd' and not samplers.TABLE[sampler].scores:
+      fits = False
+    if 'flat' in samplers.TABLE[sampler].rows and name in ('bd3lm', 'gamma_hybrid'):
+      fits = False
+    if not fits:
+      with pytest.raises(UserError, match=r'\| `ancestral` \| any \|'):
+        model.sample(1, sampler=sampler)
+      continue
+    (sample,) = model.sample(1, '1 plus', sampler=sampler)
+    assert sample.text.startswith('1 plus') and max(sample.token_ids) < 257
+    assert sample.network_calls > 0
+
+
+def test_readme_has_the_table_of_samplers():
+  assert samplers.table() in (ROOT / 'README.md').read_text()
+
+
+@pytest.mark.slow
+def test_other_rows_and_the_own_chain(models):
+  model = models('epsilon_hybrid')
+  (block,) = model.sample(1, hyperschedule='block,width=8,num_levels=2')
+  assert block.hyperschedule == 'block(length=32, width=8, num_levels=2)'
+  (own,) = model.sample(1, sampler='ancestral', own_chain=True, steps=3)
+  assert own.network_calls == 3
+  (ordered,) = model.sample(1, sampler='autoregressive')
+  assert ordered.network_calls == LENGTH and ordered.reveal_step == list(range(LENGTH))
+  (hit,) = model.sample(1, sampler='first_hitting_continuous')
+  assert hit.network_calls == LENGTH and sorted(hit.reveal_step) == list(range(LENGTH))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'name, request_, message',
+  [
+    ('epsilon_hybrid', dict(num_samples=0), 'num_samples must be at least 1'),
+    ('epsilon_hybrid', dict(steps=0), 'steps must be at least 1'),
+    ('epsilon_hybrid', dict(length=0), 'length must be at least 1'),
+    ('epsilon_hybrid', dict(batch_size=0), 'batch_size must be at least 1'),
+    ('epsilon_hybrid', dict(temperature=-1.0), 'temperature must be from 0 up'),
+    ('epsilon_hybrid', dict(eta=2.0), 'eta must be in'),
+    ('epsilon_hybrid', dict(top_p=0.0), 'top_p must be'),
+    ('epsilon_hybrid', dict(banned=(999,)), 'banned has'),
+    ('epsilon_hybrid', dict(seed=-1), 'seed must be'),
+    ('epsilon_hybrid', dict(sampler='magic'), 'unknown sampler'),
+    ('epsilon_hybrid', dict(prompt='x' * 32), 'leave room for an answer'),
+    ('epsilon_hybrid', dict(prompt=['a', 'b']), '2 prompts for 4 samples'),
+    ('epsilon_hybrid', dict(prompt='a', infill='b [[2]]'), 'give one of prompt, infill'),
+    ('epsilon_hybrid', dict(tokens=np.zeros(3, int)), 'tokens with given'),
+    ('epsilon_hybrid', dict(draft=np.zeros(3, int)), 'draft must be integers of shape'),
+    ('epsilon_hybrid', dict(draft=np.full(32, 300)), 'draft must hold ids of 0..257'),
+    ('epsilon_hybrid', dict(steps=3, hyperschedule='flat,num_levels=2'), 'give one'),
+    ('epsilon_hybrid', dict(sampler='acs', own_chain=True), 'followed by ancestral alone'),
+    ('epsilon_hybrid', dict(sampler='autoregressive', steps=3), 'leave out steps'),
+    (
+      'epsilon_hybrid',
+      dict(sampler='autoregressive', hyperschedule='flat,num_levels=2'),
+      'a hyperschedule of its own',
+    ),
+    ('bd3lm', dict(own_chain=True), 'only a model with noise epsilon_hybrid'),
+    ('ar', dict(hyperschedule='flat,num_levels=4'), 'from left to right, one token a step'),
+  ],
+  ids=str,
+)
+def test_wrong_requests_are_refused(models, name, request_, message):
+  with pytest.raises(UserError, match=message):
+    models(name).sample(**request_)
+
+
+def test_unknown_controls_are_a_type_error(models):
+  with pytest.raises(TypeError, match='topk'):
+    models('epsilon_hybrid').sample(1, topk=3)
