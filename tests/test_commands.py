@@ -213,7 +213,14 @@ def test_a_full_disk_is_said_plainly_and_costs_nothing_saved(text_file, tmp_path
     (['evaluate', '--workdir=/nowhere', '--data='], '--data is empty'),
     (['sample', '--workdir=/nowhere'], 'no config.json'),
     (['sample', '--workdir=/nowhere', '--num_samples=0'], 'num_samples'),
+    (['sample', '--workdir=/nowhere', '--steps=0'], 'steps'),
+    (['sample', '--workdir=/nowhere', '--temperature=-1'], 'temperature'),
+    (['sample', '--workdir=/nowhere', '--banned=a,b'], 'must be token ids'),
     (['sample', '--workdir=/nowhere', '--out=/no/such/folder/x'], 'no folder'),
+    (['sample', '--workdir=/nowhere', '--trace=/no/such/folder/x'], 'no folder'),
+    (['compare', '--workdir=/nowhere'], '--judge is missing'),
+    (['compare', '--workdir=/nowhere', '--judge=/nowhere', '--steps=0'], '--steps must be'),
+    (['compare', '--workdir=/nowhere', '--judge=/nowhere', '--corrupted=1'], 'inside (0, 1)'),
     (['bench', 'coffee', '--config=configs/ar.py'], 'train_step, sampler'),
   ],
 )
@@ -222,6 +229,64 @@ def test_mistakes_end_with_status_2_and_a_plain_line(arguments, message):
   assert result.returncode == 2
   assert message in result.stderr and result.stderr.startswith('error: ')
   assert len(result.stderr.splitlines()) <= 2 and result.stdout == ''
+
+
+@pytest.mark.slow
+def test_samples_of_every_kind_and_what_cannot_be_sampled(text_file, tmp_path):
+  workdir, trace = tmp_path / 'run', tmp_path / 'trace.html'
+  flags = [*SMALL, f'--config.data.source={text_file}', '--config.train.steps=1']
+  succeed('train', '--config=configs/epsilon_hybrid.py:tiny', f'--workdir={workdir}', *flags)
+  told = succeed(
+    'sample',
+    f'--workdir={workdir}',
+    '--infill=1 plus [[3]] is',
+    '--sampler=remdm_cap',
+    '--eta=0.2',
+    '--steps=3',
+    '--top_p=0.9',
+    '--batch_size=2',
+    '--num_samples=3',
+    f'--trace={trace}',
+  )
+  assert told.stdout.count('1 plus ') == 3 and 'sample 3/3' in told.stderr
+  assert trace.read_text().count('class="ardiff-player"') == 3
+  for record in records(workdir / 'samples.jsonl'):
+    assert record['reveal_step'][7:10] != [-1] * 3 and record['entropy'] >= 0.0
+  for flag, message in (
+    ('--prompt=' + 'x' * 40, 'the prompt has 40 tokens and the text 32'),
+    ('--infill=a [[40]]', 'has 42 tokens, gaps included; at most 32 fit'),
+    ('--infill=a [[b]]', 'must hold a number of tokens'),
+    ('--sampler=magic', 'unknown sampler'),
+    ('--banned=999', 'banned has [999], but tokens go from 0 to 256'),
+  ):
+    result = run('sample', f'--workdir={workdir}', flag)
+    assert result.returncode == 2 and result.stdout == ''
+    assert message in result.stderr and result.stderr.startswith('error: ')
+  assert len(records(workdir / 'samples.jsonl')) == 3
+
+
+@pytest.mark.slow
+def test_samplers_are_compared(text_file, tmp_path):
+  """Every figure is there with its error; a judge of another kind or vocabulary is refused."""
+  flags = [*SMALL, f'--config.data.source={text_file}', '--config.train.steps=1']
+  for name in ('epsilon_hybrid', 'ar'):
+    succeed('train', f'--config=configs/{name}.py:tiny', f'--workdir={tmp_path / name}', *flags)
+  workdir, judge = tmp_path / 'epsilon_hybrid', tmp_path / 'ar'
+  settings = ['--samplers=ancestral,acs', '--steps=2,4', '--seeds=2', '--num_samples=2']
+  result = succeed('compare', f'--workdir={workdir}', f'--judge={judge}', *settings)
+  rows = [line.split('|') for line in result.stdout.splitlines()]
+  assert [(row[1].strip(), int(row[2])) for row in rows[2:]] == [
+    *(('ancestral', 2), ('ancestral', 4), ('acs', 2), ('acs', 4))
+  ]
+  assert len({len(row) for row in rows}) == 1
+  for record in records(workdir / 'compare.jsonl'):
+    assert record['judge_nats'] > 0 and record['entropy'] > 0 and 0 < record['distinct_3'] <= 1
+    assert record['network_calls'] > 0 and record['tokens_per_second'] > 0
+    assert set(record['stderr']) <= set(record)
+    if record['sampler'] == 'ancestral':
+      assert record['redraws'] == record['fixed'] == record['harmed'] == 0
+  refused = run('compare', f'--workdir={workdir}', f'--judge={workdir}', *settings)
+  assert refused.returncode == 2 and 'is no autoregressive run' in refused.stderr
 
 
 @pytest.mark.slow
