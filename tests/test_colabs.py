@@ -27,6 +27,6 @@ def test_notebook_runs(name, text_file, tmp_path):
   assert 'error:' not in said and 'Traceback' not in said
   shown = [output.data for output in outputs if 'data' in output]
   if name == 'first_run':
-    assert 'this model' in said and any('image/png' in data for data in shown)
+    assert 'this model' in said and any('image/svg+xml' in data for data in shown)
   else:
     assert sum('ardiff-player' in data.get('text/html', '') for data in shown) == 2
