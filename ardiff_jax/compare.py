@@ -105,6 +105,8 @@ def compare(
   for sampler in samplers:
     samplers_lib.make(model.method, sampler, model.config.sampling.eta)
   corpus = training_corpus(directory, model.config)
+  if corpus is None:
+    raise UserError(f'{directory} was imported and has no text of its own to corrupt and repair')
   valid = pack(corpus.valid, model.tokenizer, model.config.data.length)
   rows = np.linspace(0, len(valid) - 1, num_samples * seeds).astype(int).reshape(seeds, -1)
   originals = [np.stack([valid[int(row)]['tokens'] for row in part]) for part in rows]

@@ -98,13 +98,20 @@ def evaluate(
   num_samples = None if rows == 'all' else rows or settings.num_samples
   corpus = training_corpus(directory, model.config)
   if 'valid' in data:
+    if corpus is None:
+      raise UserError(f'{directory} was imported and has no text of its own: give --data=FILE')
     texts['valid'] = corpus.valid
-  train = pack(corpus.train, model.tokenizer, model.config.data.length, 'train text')
+  train = None
+  if corpus is not None:
+    train = pack(corpus.train, model.tokenizer, model.config.data.length, 'train text')
   records = []
   for name in data:
     packed = pack(texts[name], model.tokenizer, model.config.data.length, name)
     record = _score(model, method, num_samples, name, packed)
-    record['baselines'] = _baselines(corpus, train, texts[name], packed, model.tokenizer.vocab_size)
+    record['baselines'] = {}
+    if corpus is not None:
+      vocab_size = model.tokenizer.vocab_size
+      record['baselines'] = _baselines(corpus, train, texts[name], packed, vocab_size)
     workdir.append(directory / 'eval.jsonl', [record])
     records.append(record)
   return records

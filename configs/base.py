@@ -51,7 +51,13 @@ def get_base() -> ConfigDict:
   c.model.mlp_dim = 0  # 0: 4 x model_dim
   c.model.norm = 'layernorm'  # or 'rmsnorm'
   c.model.activation = 'gelu'  # or 'swiglu'
-  c.model.conditioning = 'none'  # or 'adaln'
+  c.model.biases = 'none'  # 'ddit' (MLP, conditioning, head) or 'all' (GPT-2's)
+  c.model.positions = 'rotary'  # or 'learned'
+  c.model.max_positions = 0  # of learned positions
+  c.model.conditioning = 'none'  # 'adaln', or 'adaln_constant': always told noise level 0
+  c.model.condition_dim = 0  # 0: model_dim / 4
+  c.model.final_conditioning = True  # whether the last norm is conditioned too
+  c.model.mask_mixing = 0.0  # gamma of the embedding mixed with the mask's by noise level
   c.model.tie_embedding = True
   c.model.dropout = 0.1
   c.model.remat = True

@@ -14,7 +14,7 @@ LAYERS = [
   {'bounds', 'method', 'plots'},
   {'evaluation', 'report', 'figures', 'samplers'},
   {'training', 'generation'},
-  {'model', 'bench'},
+  {'model', 'bench', 'checkpoints'},
   {'train', 'evaluate', 'sample', 'compare'},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

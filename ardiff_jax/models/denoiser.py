@@ -249,5 +249,11 @@ def make_denoiser(
       f'context_length must be 0, for no limit, or at least the window of '
       f'{hyperschedule.window_size} positions of {name}, got {context_length}'
     )
+  most, slots = network.config.max_positions, hyperschedule.length + (alignment == 'shifted')
+  if most and slots > most:
+    raise ValueError(
+      f'the network has {most} learned positions, too few for {hyperschedule.length} tokens'
+      + (' and the one in front of them' if alignment == 'shifted' else '')
+    )
   rules = Rules(alignment, context, window, bos_id, eos_id, separate_documents, context_length)
   return Denoiser(network, rules, hyperschedule.always_active)

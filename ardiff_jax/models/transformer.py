@@ -10,6 +10,7 @@ V vocabulary.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -19,6 +20,15 @@ import jax.numpy as jnp
 from ardiff_jax.masks import AttentionMask
 from ardiff_jax.models.attention import KERNELS, attend, rotary_phases, rotate
 from ardiff_jax.models.cache import Cache
+from ardiff_jax.models.layers import (
+  Dense,
+  Modulation,
+  NoiseEmbedding,
+  add_vector,
+  make_norm,
+  matmul_2d,
+  modulate,
+)
 
 _VOCAB_MULTIPLE = 128  # embedding rows are padded to this, so that they shard over a mesh axis
 
@@ -34,9 +44,17 @@ class TransformerConfig:
     num_heads: query heads; model_dim must be a multiple, with an even quotient (rotary).
     num_kv_heads: key/value heads (grouped-query attention); 0 means num_heads.
     mlp_dim: hidden width of the MLP; 0 means 4 * model_dim.
-    norm: 'layernorm' (no bias) or 'rmsnorm'.
+    norm: 'layernorm' or 'rmsnorm'.
     activation: 'gelu' or 'swiglu'.
-    conditioning: 'none', or 'adaln': every norm shifted and scaled by the row's noise level.
+    biases: 'none'; 'ddit' (of the MLP, the conditioning and the head, as in the public DiT of HDLM,
+      MDLM and SEDD); or 'all' (GPT-2's: of every map and norm, but not of the head).
+    positions: 'rotary', or 'learned': a vector a position, up to max_positions.
+    max_positions: rows of that table; 0 for rotary.
+    conditioning: 'none'; 'adaln': every norm shifted and scaled by the row's noise level; or
+      'adaln_constant': the same, always told 0 (a time-agnostic MDLM).
+    condition_dim: width of the condition; 0 means model_dim / 4.
+    final_conditioning: whether the last norm is conditioned too.
+    mask_mixing: γ; a row shows exp(-γσ)·E[token] + (1 - exp(-γσ))·E[mask] (HDLM's γ-hybrid).
     tie_embedding: whether the output projection is the token embedding.
     dropout: rate on the branches; 0 for none.
     remat: whether a block's activations are recomputed in the backward pass.
@@ -54,7 +72,13 @@ class TransformerConfig:
   mlp_dim: int = 0
   norm: str = 'layernorm'
   activation: str = 'gelu'
+  biases: str = 'none'
+  positions: str = 'rotary'
+  max_positions: int = 0
   conditioning: str = 'none'
+  condition_dim: int = 0
+  final_conditioning: bool = True
+  mask_mixing: float = 0.0
   tie_embedding: bool = True
   dropout: float = 0.0
   remat: bool = True
@@ -81,6 +105,15 @@ class TransformerConfig:
     for field, known in _CHOICES.items():
       if getattr(self, field) not in known:
         raise ValueError(f'{field} {getattr(self, field)!r} must be one of {", ".join(known)}')
+    if (self.positions == 'learned') != (self.max_positions > 0):
+      raise ValueError(
+        f'max_positions must be above 0 for learned positions and 0 for rotary ones, got '
+        f'{self.max_positions} for {self.positions}'
+      )
+    if self.biases == 'all' and self.norm == 'rmsnorm':
+      raise ValueError("biases 'all' needs norm layernorm: an rmsnorm has none")
+    if not 0.0 <= self.mask_mixing <= 1.0:
+      raise ValueError(f'mask_mixing must be in [0, 1], got {self.mask_mixing}')
 
   @property
   def kv_heads(self) -> int:
@@ -89,6 +122,10 @@ class TransformerConfig:
   @property
   def head_dim(self) -> int:
     return self.model_dim // self.num_heads
+
+  @property
+  def conditions(self) -> bool:
+    return self.conditioning != 'none'
 
   @property
   def hidden_dim(self) -> int:
@@ -102,11 +139,15 @@ _LOWEST = {
   'num_heads': 1,
   'num_kv_heads': 0,
   'mlp_dim': 0,
+  'max_positions': 0,
+  'condition_dim': 0,
 }
 _CHOICES = {
   'norm': ('layernorm', 'rmsnorm'),
   'activation': ('gelu', 'swiglu'),
-  'conditioning': ('none', 'adaln'),
+  'biases': ('none', 'ddit', 'all'),
+  'positions': ('rotary', 'learned'),
+  'conditioning': ('none', 'adaln', 'adaln_constant'),
   'attention': KERNELS,
   'dtype': ('float32', 'bfloat16'),
 }
@@ -150,16 +191,27 @@ class Transformer(nn.Module):
       length=cfg.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )(cfg)
-    if cfg.conditioning == 'adaln':
-      self.noise_embedding = NoiseEmbedding(cfg.model_dim // 4)
-      self.final_modulation = Modulation(2, cfg.model_dim)
-    self.final_norm = _norm(cfg)
+    if cfg.positions == 'learned':
+      self.position_embedding = self.param(
+        'position_embedding',
+        nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, 'embed')),
+        (cfg.max_positions, cfg.model_dim),
+      )
+    has_bias = cfg.biases != 'none'
+    if cfg.conditions:
+      self.noise_embedding = NoiseEmbedding(cfg.condition_dim or cfg.model_dim // 4, has_bias)
+      if cfg.final_conditioning:
+        self.final_modulation = Modulation(2, cfg.model_dim, has_bias)
+    self.final_norm = make_norm(cfg.norm, cfg.dtype, cfg.biases == 'all')
     if not cfg.tie_embedding:
       self.head = self.param(
         'head',
         nn.with_logical_partitioning(nn.initializers.lecun_normal(), ('embed', 'vocab')),
         (cfg.model_dim, rows),
       )
+    if cfg.biases == 'ddit':
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ('vocab',))
+      self.head_bias = self.param('head_bias', zeros, (rows,))
 
   def __call__(
     self,
@@ -204,25 +256,36 @@ class Transformer(nn.Module):
     """
     cfg = self.config
     dtype = jnp.dtype(cfg.dtype)
-    x_BxRxD = jnp.take(self.embedding, tokens, axis=0).astype(dtype)
+    x_BxRxD = jnp.take(self.embedding, tokens, axis=0)
+    if cfg.mask_mixing:
+      mixed = -jnp.expm1(-cfg.mask_mixing * sigma)[..., None]
+      x_BxRxD += mixed * (self.embedding[None, None, cfg.vocab_size] - x_BxRxD)
+    if cfg.positions == 'learned':
+      x_BxRxD += self.position_embedding[jnp.atleast_2d(positions)]
+    x_BxRxD = x_BxRxD.astype(dtype)
     x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
     condition = None
-    if cfg.conditioning == 'adaln':
-      condition = self.noise_embedding(sigma).astype(dtype)
-    phases = rotary_phases(positions, cfg.head_dim, cfg.rope_base)
+    if cfg.conditions:
+      told = sigma if cfg.conditioning == 'adaln' else jnp.zeros_like(sigma)
+      condition = self.noise_embedding(told).astype(dtype)
+    phases = None
+    if cfg.positions == 'rotary':
+      phases = rotary_phases(positions, cfg.head_dim, cfg.rope_base)
     x_BxRxD, kept = self.blocks(x_BxRxD, cache, condition, phases, mask, num_kept, deterministic)
     return Features(x_BxRxD, condition), kept
 
   def project(self, features: Features) -> jax.Array:
     """Returns float32[B, W, V], logits of all rows given."""
     shift_scale = None
-    if features.condition is not None:
+    if features.condition is not None and self.config.final_conditioning:
       shift_scale = self.final_modulation(features.condition)
-    x_BxWxD = _modulate(self.final_norm(features.x), shift_scale)
+    x_BxWxD = modulate(self.final_norm(features.x), shift_scale)
     kernel_DxV = self.embedding.T if self.config.tie_embedding else self.head
     kernel_DxV = kernel_DxV[:, : self.config.vocab_size]
     # bounds are computed from these: the product must not be rounded to a narrower dtype
-    logits = _matmul_2d(x_BxWxD, kernel_DxV.astype(x_BxWxD.dtype), jnp.float32)
+    logits = matmul_2d(x_BxWxD, kernel_DxV.astype(x_BxWxD.dtype), jnp.float32)
+    if self.config.biases == 'ddit':
+      logits = add_vector(logits, self.head_bias[: self.config.vocab_size])
     return nn.with_logical_constraint(logits, ('batch', 'length', 'activation_vocab'))
 
 
@@ -237,7 +300,7 @@ class Block(nn.Module):
     x_BxRxD: jax.Array,
     cache: Cache | None,
     condition: jax.Array | None,
-    phases: tuple[jax.Array, jax.Array],
+    phases: tuple[jax.Array, jax.Array] | None,
     mask: AttentionMask | None,
     num_kept: int,
     deterministic: bool,
@@ -246,30 +309,37 @@ class Block(nn.Module):
     attention_mod = mlp_mod = None
     attention_gate = mlp_gate = 1.0
     if condition is not None:
-      modulation = Modulation(6, cfg.model_dim, name='modulation')(condition)
+      has_bias = cfg.biases != 'none'
+      modulation = Modulation(6, cfg.model_dim, has_bias, name='modulation')(condition)
       attention_mod, attention_gate = modulation[:2], modulation[2]
       mlp_mod, mlp_gate = modulation[3:5], modulation[5]
     dropout = nn.Dropout(cfg.dropout, deterministic=deterministic)
 
-    y = _modulate(_norm(cfg, 'attention_norm')(x_BxRxD), attention_mod)
+    linear = functools.partial(Dense, bias=cfg.biases == 'all')
+    norm = functools.partial(make_norm, cfg.norm, cfg.dtype, cfg.biases == 'all')
+
+    y = modulate(norm(name='attention_norm')(x_BxRxD), attention_mod)
     heads = (cfg.num_heads, cfg.head_dim)
     kv_heads = (cfg.kv_heads, cfg.head_dim)
-    q_BxRxHxE = rotate(Dense(heads, ('embed', 'heads', 'head_dim'), name='query')(y), phases)
-    k_BxRxKxE = rotate(Dense(kv_heads, ('embed', 'heads', 'head_dim'), name='key')(y), phases)
-    v_BxRxKxE = Dense(kv_heads, ('embed', 'heads', 'head_dim'), name='value')(y)
+    q_BxRxHxE = linear(heads, ('embed', 'heads', 'head_dim'), name='query')(y)
+    k_BxRxKxE = linear(kv_heads, ('embed', 'heads', 'head_dim'), name='key')(y)
+    v_BxRxKxE = linear(kv_heads, ('embed', 'heads', 'head_dim'), name='value')(y)
+    if phases is not None:
+      q_BxRxHxE, k_BxRxKxE = rotate(q_BxRxHxE, phases), rotate(k_BxRxKxE, phases)
     cached = None if cache is None else tuple(x.swapaxes(1, 2) for x in (cache.keys, cache.values))
     y = attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, mask, cached, cfg.attention)
     y = y.reshape(x_BxRxD.shape)
-    y = Dense((cfg.model_dim,), ('heads', 'embed'), name='attention_out')(y)
+    y = linear((cfg.model_dim,), ('heads', 'embed'), name='attention_out')(y)
     x_BxRxD += attention_gate * dropout(y)
 
-    y = _modulate(_norm(cfg, 'mlp_norm')(x_BxRxD), mlp_mod)
-    hidden = Dense((cfg.hidden_dim,), ('embed', 'mlp'), name='mlp_in')(y)
+    linear = functools.partial(Dense, bias=cfg.biases != 'none')
+    y = modulate(norm(name='mlp_norm')(x_BxRxD), mlp_mod)
+    hidden = linear((cfg.hidden_dim,), ('embed', 'mlp'), name='mlp_in')(y)
     if cfg.activation == 'swiglu':
-      hidden *= nn.silu(Dense((cfg.hidden_dim,), ('embed', 'mlp'), name='mlp_gate')(y))
+      hidden *= nn.silu(linear((cfg.hidden_dim,), ('embed', 'mlp'), name='mlp_gate')(y))
     else:
       hidden = nn.gelu(hidden)
-    y = Dense((cfg.model_dim,), ('mlp', 'embed'), name='mlp_out')(hidden)
+    y = linear((cfg.model_dim,), ('mlp', 'embed'), name='mlp_out')(hidden)
     x_BxRxD += mlp_gate * dropout(y)
     x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
     first_kept = x_BxRxD.shape[1] - num_kept
@@ -277,82 +347,8 @@ class Block(nn.Module):
     return x_BxRxD, kept
 
 
-class Dense(nn.Module):
-  """A linear map from the last axis to `features`, without bias.
-
-  Attributes:
-    features: output axes.
-    axes: logical names of the kernel's axes, input first.
-    zero: whether the kernel starts at zero rather than scaled by its fan-in.
-  """
-
-  features: tuple[int, ...]
-  axes: tuple[str, ...]
-  zero: bool = False
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    out_axes = tuple(range(1, len(self.features) + 1))
-    init = nn.initializers.lecun_normal(in_axis=0, out_axis=out_axes)
-    if self.zero:
-      init = nn.initializers.zeros_init()
-    kernel = self.param(
-      'kernel', nn.with_logical_partitioning(init, self.axes), (x.shape[-1], *self.features)
-    )
-    y = _matmul_2d(x, kernel.reshape(x.shape[-1], -1).astype(x.dtype))
-    return y.reshape(*x.shape[:-1], *self.features)
-
-
-class NoiseEmbedding(nn.Module):
-  """Noise level to a condition vector: sinusoids of sigma, then a small MLP (DiT's)."""
-
-  features: int
-
-  @nn.compact
-  def __call__(self, sigma_BxR: jax.Array) -> jax.Array:
-    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(128, dtype=jnp.float32) / 128)
-    angles = sigma_BxR[..., None].astype(jnp.float32) * frequencies[None, None]
-    x = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-    x = nn.silu(Dense((self.features,), ('sinusoid', 'condition'), name='in')(x))
-    return nn.silu(Dense((self.features,), ('condition', 'condition_out'), name='out')(x))
-
-
-class Modulation(nn.Module):
-  """Condition vector to `count` vectors of the model width, all zero at the start."""
-
-  count: int
-  model_dim: int
-
-  @nn.compact
-  def __call__(self, condition: jax.Array) -> list[jax.Array]:
-    axes = ('condition', 'modulation', 'embed')
-    modulation = Dense((self.count, self.model_dim), axes, zero=True, name='map')(condition)
-    return [modulation[..., i, :] for i in range(self.count)]
-
-
 def _take_rows(x: jax.Array, rows: jax.Array | int | None) -> jax.Array:
   """Some rows of [B, R, D]: int32[W] or int32[B, W], the leading ones, or all."""
   if rows is None or isinstance(rows, int):
     return x[:, :rows]
   return x[:, rows] if rows.ndim == 1 else jnp.take_along_axis(x, rows[..., None], axis=1)
-
-
-def _norm(cfg: TransformerConfig, name: str | None = None) -> nn.Module:
-  scale_init = nn.with_logical_partitioning(nn.initializers.ones_init(), ('embed',))
-  kwargs = dict(scale_init=scale_init, dtype=jnp.dtype(cfg.dtype), name=name)
-  if cfg.norm == 'rmsnorm':
-    return nn.RMSNorm(epsilon=1e-5, **kwargs)
-  return nn.LayerNorm(epsilon=1e-5, use_bias=False, **kwargs)
-
-
-def _modulate(x: jax.Array, shift_scale: list[jax.Array] | None) -> jax.Array:
-  if shift_scale is None:
-    return x
-  shift, scale = shift_scale
-  return x * (1.0 + scale) + shift
-
-
-def _matmul_2d(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
-  """x @ kernel over flattened rows: on CPU the gradient of a 3-D product copies its operand."""
-  y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
-  return y.reshape(*x.shape[:-1], kernel.shape[-1])

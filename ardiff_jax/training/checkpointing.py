@@ -121,6 +121,21 @@ class Checkpointer:
     self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=self._options)
 
 
+def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
+  """Saves parameters that were trained elsewhere as step 0: what `restore_ema` reads, no more.
+
+  Raises:
+    UserError: they cannot be written.
+  """
+  with (
+    _explained(0, workdir),
+    ocp.CheckpointManager(workdir.absolute() / _FOLDER) as manager,
+  ):
+    meta = {'config': config, 'fingerprint': {'ema': fingerprint(params)}}
+    items = ocp.args.Composite(ema=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta))
+    manager.save(0, args=items)
+
+
 def restore_ema(workdir: pathlib.Path, abstract_ema: Any) -> tuple[int, Any]:
   """Returns (step, moving average) of the newest sound checkpoint, reading nothing else.
 

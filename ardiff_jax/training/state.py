@@ -58,7 +58,7 @@ def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, op
 
 
 def _is_matrix(path: tuple, _: jax.Array) -> bool:
-  return 'scale' not in jax.tree_util.keystr(path)
+  return not any(name in jax.tree_util.keystr(path) for name in ('scale', 'bias'))
 
 
 def init_state(
@@ -79,6 +79,16 @@ def abstract_state(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     jax.eval_shape(init),
     shardings,
+  )
+
+
+def abstract_params(denoise: Denoiser, length: int, mesh: Mesh) -> dict:
+  """Returns the shapes, dtypes and shardings of the parameters alone."""
+  boxed = jax.eval_shape(lambda: denoise.init(jax.random.key(0), length))
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    nn.unbox(boxed),
+    mesh_lib.shardings(mesh, boxed),
   )
 
 

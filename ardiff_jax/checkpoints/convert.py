@@ -1,0 +1,254 @@
+"""From a published file to a model directory, and back."""
+
+import importlib.util
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ardiff_jax import mesh as mesh_lib
+from ardiff_jax import method as method_lib
+from ardiff_jax import workdir as workdir_lib
+from ardiff_jax.checkpoints import files, layouts
+from ardiff_jax.checkpoints.layouts import Arrays
+from ardiff_jax.data import tokenizers
+from ardiff_jax.errors import UserError
+from ardiff_jax.models.transformer import TransformerConfig
+from ardiff_jax.training.checkpointing import restore_ema, save_ema
+from ardiff_jax.training.state import abstract_params
+
+# The config a layout comes with, and what is published otherwise than it says.
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+  'hdlm_epsilon': ('epsilon_hybrid', {}),
+  'hdlm_gamma': (
+    'gamma_hybrid',
+    {'noise.delta': 5e-3, 'objective.head': 'score', 'objective.settled_weight': 0.0},
+  ),
+  'mdlm': ('mdlm', {}),
+  'sedd': ('sedd', {'noise.delta': 1e-3}),
+  'bd3lm': ('bd3lm', {}),
+  'gpt2': ('ar', {}),
+}
+_NOT_IN_CONFIG = ('vocab_size',)
+_FREE = ('dropout', 'remat', 'attention', 'dtype')  # of config.model, what is no matter of weights
+_IGNORED = ('lm_head.weight', '.attn.bias', '.attn.masked_bias')  # tied or no weights, of GPT-2
+
+
+def read(
+  source: pathlib.Path, layout: str = 'auto', num_heads: int = 0, **extra: object
+) -> tuple[TransformerConfig, Arrays, dict[str, str]]:
+  """Returns the network of a file, its parameters, and {'layout', 'prefix', 'dtype'} of the file.
+
+  Tensors are read one by one into the parameters.
+
+  Args:
+    source: a file, or a folder with one.
+    layout: a key of `layouts.LAYOUTS`, or 'auto'.
+    num_heads: heads; 0 to take them from the file, or else 64 wide.
+    **extra: fields of TransformerConfig that a file does not tell, such as mask_mixing.
+
+  Raises:
+    UserError: the layout cannot be told, or a tensor is missing, too many, or of another shape.
+  """
+  file = files.open_file(files.find(source))
+  shapes = {name: shape for name, shape in file.shapes.items() if not name.endswith(_IGNORED)}
+  if layout == 'auto':
+    layout = layouts.recognise(set(shapes))
+  config = layouts.describe(layout, shapes, num_heads, **extra)
+  expected = layouts.tensors(layout, config)
+  wrong = [
+    f'{name} is missing, expected {list(tensor.shape)}'
+    for name, tensor in expected.items()
+    if name not in shapes
+  ]
+  wrong += [
+    f'{name} {list(shape)} is unknown'
+    for name, shape in shapes.items()
+    if name not in expected and name != layouts.DERIVED
+  ]
+  wrong += [
+    f'{name} is {list(shapes[name])}, expected {list(tensor.shape)}'
+    for name, tensor in expected.items()
+    if name in shapes and shapes[name] != tensor.shape
+  ]
+  if wrong:
+    more = f'\n  and {len(wrong) - 10} more' if len(wrong) > 10 else ''
+    raise UserError(f'as layout {layout}:\n  ' + '\n  '.join(wrong[:10]) + more)
+  arrays = {path: np.zeros(shape, np.float32) for path, shape in _shapes(config).items()}
+  for name, tensor in expected.items():
+    tensor.put(arrays, file.read(name))
+  return config, arrays, {'layout': layout, 'prefix': file.prefix, 'dtype': file.dtype}
+
+
+def import_file(
+  source: pathlib.Path,
+  workdir: pathlib.Path,
+  *,
+  layout: str = 'auto',
+  tokenizer: pathlib.Path | None = None,
+  config: ConfigDict | None = None,
+  num_heads: int = 0,
+) -> dict[str, Any]:
+  """Makes a model directory that every command takes, and returns the content of its config.json.
+
+  Args:
+    source: a file, or a folder with one.
+    workdir: must not hold a run yet.
+    layout: see `read`.
+    tokenizer: folder of GPT-2's vocab.json and merges.txt; None for that of the source.
+    config: noise, hyperschedule, denoiser and objective of the model; None for those published.
+    num_heads: see `read`.
+
+  Raises:
+    UserError: as `read`; or the vocabulary is not the tokenizer's, or the directory is taken.
+  """
+  if workdir_lib.exists(workdir):
+    raise UserError(f'{workdir} holds a run already: name another --workdir')
+  file = files.find(source)
+  folder = tokenizer or file.parent
+  if layout == 'auto':
+    layout = layouts.recognise(set(files.open_file(file).shapes))
+  if layout not in layouts.LAYOUTS:
+    raise UserError(f'unknown layout {layout!r}; known: {", ".join(layouts.LAYOUTS)}')
+  config = config or published_config(layout)
+  extra = {'mask_mixing': config.noise.gamma} if layout == 'hdlm_gamma' else {}
+  network, arrays, origin = read(file, layout, num_heads, **extra)
+  with config.unlocked():
+    config.tokenizer.kind, config.tokenizer.path = 'gpt2', str(folder)
+    for field, value in vars(network).items():
+      if field not in (*_NOT_IN_CONFIG, *_FREE):
+        config.model[field] = value
+    if network.max_positions:
+      config.data.length = min(config.data.length, network.max_positions - 1)  # and one for BOS
+  words = tokenizers.build_tokenizer(config.tokenizer, [])
+  if words.vocab_size != network.vocab_size:
+    raise UserError(
+      f'{file} has a vocabulary of {network.vocab_size} (the mask apart) and the tokenizer of '
+      f'{folder} one of {words.vocab_size}'
+    )
+  method = method_lib.build(config, words.vocab_size, words.bos_id, words.eos_id)
+  mesh = mesh_lib.fitting_mesh(config.mesh)
+  abstract = abstract_params(method.denoise, config.data.length, mesh)
+  content = {
+    'config': workdir_lib.to_json(config),
+    'tokenizer': {'name': words.name, 'vocab_size': words.vocab_size},
+    'corpus': {'name': f'none, imported from {file.name}'},
+    'versions': workdir_lib.versions(),
+    'parameters': sum(x.size for x in jax.tree.leaves(abstract)),
+    'imported': origin,
+  }
+  workdir_lib.create(workdir)
+  words.save(workdir)
+  save_ema(workdir, _place(arrays, abstract), content['config'])
+  workdir_lib.write(workdir, content)
+  return content
+
+
+def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto') -> str:
+  """Writes the moving average of a run as a published file, and returns its layout.
+
+  Args:
+    workdir: of a run whose network is that of a layout.
+    target: a .safetensors file.
+    layout: 'auto' for that of the import.
+
+  Raises:
+    UserError: the network is of no such layout, or the target cannot be written.
+  """
+  if target.suffix != '.safetensors' or not target.absolute().parent.is_dir():
+    raise UserError(f'--to={target} must be a .safetensors file in a folder that is there')
+  content = workdir_lib.read(workdir)
+  origin = content.get('imported', {'layout': None, 'prefix': '', 'dtype': 'float32'})
+  layout = origin['layout'] if layout == 'auto' else layout
+  if layout not in layouts.LAYOUTS:
+    raise UserError(
+      f'{workdir} was not imported: say with --layout which it is to be; known: '
+      f'{", ".join(layouts.LAYOUTS)}'
+    )
+  config = ConfigDict(content['config'])
+  vocab_size = content['tokenizer']['vocab_size']
+  network = TransformerConfig(vocab_size=vocab_size, **config.model)
+  wanted = layouts.LAYOUTS[layout]
+  differing = [
+    f'config.model.{name} is {getattr(network, name)!r}, {layout} has {value!r}'
+    for name, value in wanted.items()
+    if getattr(network, name) != value
+  ]
+  if differing:
+    raise UserError(f'{workdir} is no {layout}: {"; ".join(differing)}')
+  words = tokenizers.load_tokenizer(workdir, config.tokenizer)
+  method = method_lib.build(config, vocab_size, words.bos_id, words.eos_id)
+  mesh = mesh_lib.fitting_mesh(config.mesh)
+  _, params = restore_ema(workdir, abstract_params(method.denoise, config.data.length, mesh))
+  arrays = {path: np.asarray(x) for path, x in _flat(params).items()}
+  expected = layouts.tensors(layout, network)
+
+  def tensors():
+    for name, tensor in expected.items():
+      yield origin['prefix'] + name, tensor.get(arrays)
+    if layout != 'gpt2':
+      yield origin['prefix'] + layouts.DERIVED, layouts.derived(network)
+
+  files.write(target, tensors(), origin['dtype'])
+  return layout
+
+
+def published_config(layout: str) -> ConfigDict:
+  """Returns the config a layout comes with, of this checkout's `configs`.
+
+  Raises:
+    UserError: there are no configs beside the package.
+  """
+  name, changes = _CONFIGS[layout]
+  root = pathlib.Path(__file__).resolve().parents[2]
+  path = root / 'configs' / f'{name}.py'
+  if not path.is_file():
+    raise UserError(f'there is no {path}: say with --config which config the model is of')
+  if str(root) not in sys.path:
+    sys.path.append(str(root))  # configs import configs.base
+  spec = importlib.util.spec_from_file_location(f'configs.{name}', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config()
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def to_params(arrays: Arrays) -> dict:
+  """Returns the parameters as variables of the network."""
+  tree: dict = {}
+  for path, array in arrays.items():
+    node = tree
+    for name in path[:-1]:
+      node = node.setdefault(name, {})
+    node[path[-1]] = array
+  return {'params': tree}
+
+
+def _place(arrays: Arrays, abstract: dict) -> dict:
+  """Puts parameters where they belong, one by one, so that few are there twice."""
+  flat = _flat(abstract)
+  for path in list(arrays):
+    arrays[path] = jax.device_put(arrays[path], flat[path].sharding)
+  return to_params(arrays)
+
+
+def _shapes(config: TransformerConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+  """Shapes of all parameters of a network."""
+  from ardiff_jax.models.transformer import Transformer
+
+  zeros = np.zeros((1, 1), np.int32)
+  init = lambda: Transformer(config).init(  # noqa: E731
+    jax.random.key(0), zeros, sigma=np.zeros((1, 1), np.float32), positions=np.zeros(1, np.int32)
+  )
+  import flax.linen as nn
+
+  return {path: x.shape for path, x in _flat(nn.unbox(jax.eval_shape(init))).items()}
+
+
+def _flat(params: dict) -> dict[tuple[str, ...], Any]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params['params'])
+  return {tuple(key.key for key in path): leaf for path, leaf in leaves}

@@ -1,0 +1,99 @@
+"""Layers of the transformer: linear maps, norms, and the noise level as a condition.
+
+Parameters carry the logical names of their axes, see `mesh.RULES`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Dense(nn.Module):
+  """A linear map from the last axis to `features`, without bias.
+
+  Attributes:
+    features: output axes.
+    axes: logical names of the kernel's axes, input first.
+    zero: whether the kernel starts at zero rather than scaled by its fan-in.
+    bias: whether a vector that starts at zero is added.
+  """
+
+  features: tuple[int, ...]
+  axes: tuple[str, ...]
+  zero: bool = False
+  bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    out_axes = tuple(range(1, len(self.features) + 1))
+    init = nn.initializers.lecun_normal(in_axis=0, out_axis=out_axes)
+    if self.zero:
+      init = nn.initializers.zeros_init()
+    kernel = self.param(
+      'kernel', nn.with_logical_partitioning(init, self.axes), (x.shape[-1], *self.features)
+    )
+    y = matmul_2d(x, kernel.reshape(x.shape[-1], -1).astype(x.dtype))
+    if self.bias:
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
+      y = add_vector(y, self.param('bias', zeros, self.features).reshape(-1))
+    return y.reshape(*x.shape[:-1], *self.features)
+
+
+class NoiseEmbedding(nn.Module):
+  """Noise level to a condition vector: sinusoids of sigma, then a small MLP (DiT's)."""
+
+  features: int
+  bias: bool = False
+
+  @nn.compact
+  def __call__(self, sigma_BxR: jax.Array) -> jax.Array:
+    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(128, dtype=jnp.float32) / 128)
+    angles = sigma_BxR[..., None].astype(jnp.float32) * frequencies[None, None]
+    x = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    x = nn.silu(Dense((self.features,), ('sinusoid', 'condition'), bias=self.bias, name='in')(x))
+    axes = ('condition', 'condition_out')
+    return nn.silu(Dense((self.features,), axes, bias=self.bias, name='out')(x))
+
+
+class Modulation(nn.Module):
+  """Condition vector to `count` vectors of the model width, all zero at the start."""
+
+  count: int
+  model_dim: int
+  bias: bool = False
+
+  @nn.compact
+  def __call__(self, condition: jax.Array) -> list[jax.Array]:
+    axes = ('condition', 'modulation', 'embed')
+    features = (self.count, self.model_dim)
+    modulation = Dense(features, axes, zero=True, bias=self.bias, name='map')(condition)
+    return [modulation[..., i, :] for i in range(self.count)]
+
+
+def make_norm(kind: str, dtype: str, bias: bool = False, name: str | None = None) -> nn.Module:
+  """Returns a 'layernorm' or an 'rmsnorm', computed in float32; the latter has no bias."""
+  init = lambda of: nn.with_logical_partitioning(of, ('embed',))  # noqa: E731
+  kwargs = dict(scale_init=init(nn.initializers.ones_init()), dtype=jnp.dtype(dtype), name=name)
+  if kind == 'rmsnorm':
+    return nn.RMSNorm(epsilon=1e-5, **kwargs)
+  zeros = init(nn.initializers.zeros_init())
+  return nn.LayerNorm(epsilon=1e-5, use_bias=bias, bias_init=zeros, **kwargs)
+
+
+def modulate(x: jax.Array, shift_scale: list[jax.Array] | None) -> jax.Array:
+  """Returns x·(1 + scale) + shift; x for None."""
+  if shift_scale is None:
+    return x
+  shift, scale = shift_scale
+  return x * (1.0 + scale) + shift
+
+
+def matmul_2d(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+  """x @ kernel over flattened rows: on CPU the gradient of a 3-D product copies its operand."""
+  y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
+  return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:
+  """Returns x[..., n] + vector[n], in the dtype of x."""
+  return x + jnp.expand_dims(vector, tuple(range(x.ndim - 1))).astype(x.dtype)

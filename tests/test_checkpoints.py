@@ -1,0 +1,417 @@
+"""Published checkpoints: tiny ones of every layout with known outputs, and a large random one."""
+
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import ROOT, small_config
+
+import ardiff_jax
+from ardiff_jax import masks, mesh
+from ardiff_jax.checkpoints import convert, files, layouts
+from ardiff_jax.errors import UserError
+from ardiff_jax.hyperschedules import Region, autoregressive, block
+from ardiff_jax.models.denoiser import make_denoiser
+from ardiff_jax.models.transformer import Transformer
+from ardiff_jax.training.loop import train
+from configs import base
+
+FIXTURES = pathlib.Path(os.environ.get('ARDIFF_FIXTURES', ROOT.parent / 'shared' / 'fixtures'))
+needs_fixtures = pytest.mark.skipif(
+  not FIXTURES.is_dir(), reason=f'no tiny checkpoints at {FIXTURES}; set ARDIFF_FIXTURES'
+)
+# what a file does not tell
+EXTRA = {
+  'hdlm_epsilon': {},
+  'hdlm_gamma': dict(mask_mixing=0.01),
+  'mdlm': dict(conditioning='adaln'),  # the fixture varies the noise level
+  'sedd': {},
+  'gpt2': dict(num_heads=4),
+}
+VOCAB, LENGTH = 29, 12
+LOG_SCORES = ('hdlm_gamma', 'sedd')
+
+
+def weights(name):
+  return FIXTURES / f'{name}.weights.safetensors'
+
+
+def known(name):
+  return safetensors.numpy.load_file(FIXTURES / f'{name}.io.safetensors')
+
+
+def fixture(name):
+  """The network, its parameters and what the public code gave for which input."""
+  config, arrays, _ = convert.read(weights(name), name, **EXTRA[name])
+  known_values = known(name)
+  tokens = jnp.asarray(known_values['tokens'], jnp.int32)
+  sigma = known_values.get('sigma', np.zeros(2, np.float32))
+  sigma = jnp.broadcast_to(jnp.asarray(sigma.reshape(2, -1)), tokens.shape)
+  return Transformer(config), convert.to_params(arrays), tokens, sigma, known_values
+
+
+def mask_of(name, known_values):
+  """Who may attend in 'logits_masked' (blocks of 4, the last not started), or none."""
+  schedule = block(LENGTH, 4, 1)
+  regions = np.where(np.arange(LENGTH) < 8, Region.SETTLED, Region.WORTHLESS)
+  settle = autoregressive(LENGTH).settle_step if name == 'gpt2' else schedule.settle_step
+  if name == 'gpt2':
+    regions = np.full(LENGTH, Region.SETTLED)
+  mask = masks.from_regions(
+    jnp.asarray(np.tile(regions, (2, 1))),
+    jnp.asarray(settle),
+    context='block_causal',
+    sight=masks.Sight(),
+  )
+  if name != 'gpt2':
+    np.testing.assert_array_equal(~np.asarray(mask.dense()), known_values['attend_masked_true'])
+  return mask
+
+
+def as_published(name, logits, tokens, sigma):
+  """Ours without the mask's column; scores with their offset, SEDD's 0 at the present token."""
+  if name in LOG_SCORES:
+    logits = logits - (jnp.log(jnp.expm1(sigma)) + jnp.log(VOCAB))[..., None]
+  if name == 'sedd':
+    logits = jnp.where(jax.nn.one_hot(tokens, VOCAB, dtype=bool), 0.0, logits)
+  return logits
+
+
+def run(name, network, params, tokens, sigma, mask):
+  logits = network.apply(params, tokens, sigma=sigma, positions=jnp.arange(LENGTH), mask=mask)
+  return as_published(name, logits, tokens, sigma)
+
+
+@needs_fixtures
+@pytest.mark.parametrize('name', EXTRA)
+def test_logits_are_the_published_ones(name):
+  network, params, tokens, sigma, expected = fixture(name)
+  full = expected['log_score' if name == 'sedd' else 'logits_full'][..., :VOCAB]
+  causal = mask_of(name, expected) if name == 'gpt2' else None
+  np.testing.assert_allclose(run(name, network, params, tokens, sigma, causal), full, atol=2e-5)
+  assert np.ptp(full) > 1.0
+  if 'logits_masked' in expected:
+    ours = run(name, network, params, tokens, sigma, mask_of(name, expected))
+    np.testing.assert_allclose(ours[:, :8], expected['logits_masked'][:, :8, :VOCAB], atol=2e-5)
+  if 'logits_sigma0' in expected:
+    zero = jnp.zeros_like(sigma)
+    wanted = expected['logits_sigma0'][..., :VOCAB]
+    np.testing.assert_allclose(run(name, network, params, tokens, zero, None), wanted, atol=2e-5)
+    config, arrays, _ = convert.read(weights(name), name)  # as published: always told 0
+    told = run(name, Transformer(config), convert.to_params(arrays), tokens, sigma, None)
+    np.testing.assert_allclose(told, wanted, atol=2e-5)
+
+
+@needs_fixtures
+@pytest.mark.parametrize('name', EXTRA)
+def test_logits_are_the_same_on_eight_devices(name):
+  network, params, tokens, sigma, expected = fixture(name)
+  shape = base.get_base().mesh
+  shape.data, shape.fsdp, shape.tensor = 2, 2, 2
+  devices = mesh.make_mesh(shape)
+  init = lambda key: network.init(key, tokens, sigma=sigma, positions=jnp.arange(LENGTH))  # noqa: E731
+  shardings = mesh.shardings(devices, jax.eval_shape(init, jax.random.key(0)))
+  placed = jax.device_put(params, shardings)
+  assert len({x.sharding.spec for x in jax.tree.leaves(placed)}) > 3
+  causal = mask_of(name, expected) if name == 'gpt2' else None
+  with mesh.use(devices):
+    sharded = jax.jit(lambda params: run(name, network, params, tokens, sigma, causal))(placed)
+  full = expected['log_score' if name == 'sedd' else 'logits_full'][..., :VOCAB]
+  np.testing.assert_allclose(sharded, full, atol=2e-5)
+
+
+@needs_fixtures
+def test_cached_logits_of_a_hybrid_are_the_published_ones():
+  """The second block of 4 behind the first, which is read into the cache by the same call."""
+  network, params, tokens, sigma, expected = fixture('hdlm_epsilon')
+  schedule = block(LENGTH, 4, 1)
+  rules = dict(alignment='aligned', context='block_causal', window='full', bos_id=0, eos_id=0)
+  denoiser = make_denoiser(network, schedule, **rules)
+  cache = denoiser.empty_cache(2, LENGTH)
+  features, _ = denoiser.extend(
+    params,
+    cache,
+    tokens,
+    sigma=sigma,
+    window=jnp.arange(4, 8),
+    step=1,
+    cached_step=-1,
+    settle_step=schedule.settle_step,
+    num_new=4,
+  )
+  logits = denoiser.project(params, features)
+  np.testing.assert_allclose(logits, expected['logits_masked'][:, 4:8, :VOCAB], atol=2e-5)
+
+
+@needs_fixtures
+def test_cached_logits_of_gpt2_are_the_published_ones():
+  """Token by token, the first of them in front as BOS is."""
+  network, params, tokens, sigma, expected = fixture('gpt2')
+  schedule = autoregressive(LENGTH - 1)
+  for example in range(2):
+    rules = dict(alignment='shifted', context='causal', window='causal', eos_id=0)
+    denoiser = make_denoiser(network, schedule, bos_id=int(tokens[example, 0]), **rules)
+    rest, levels = tokens[example : example + 1, 1:], sigma[:1, 1:]
+    cache = denoiser.empty_cache(1, LENGTH - 1)
+    for step in range(LENGTH - 1):
+      features, entries = denoiser.extend(
+        params,
+        cache,
+        rest,
+        sigma=levels,
+        window=jnp.asarray([step]),
+        step=step,
+        cached_step=step - 1,
+        settle_step=schedule.settle_step,
+        num_new=1,
+      )
+      cache = cache.write(entries)
+      ours = denoiser.project(params, features)[0, 0]
+      np.testing.assert_allclose(ours, expected['logits_full'][example, step], atol=2e-5)
+
+
+@needs_fixtures
+@pytest.mark.parametrize('name', EXTRA)
+def test_what_comes_out_is_what_went_in(name):
+  config, arrays, origin = convert.read(weights(name), name, **EXTRA[name])
+  before = safetensors.numpy.load_file(weights(name))
+  expected = layouts.tensors(name, config)
+  after = {origin['prefix'] + key: tensor.get(arrays) for key, tensor in expected.items()}
+  if name != 'gpt2':
+    after[layouts.DERIVED] = layouts.derived(config)
+  assert set(after) == set(before)
+  for key, value in before.items():
+    assert after[key].dtype == value.dtype and after[key].tobytes() == value.tobytes(), key
+
+
+@needs_fixtures
+@pytest.mark.parametrize('name', ['hdlm_epsilon', 'hdlm_gamma', 'gpt2'])
+def test_layouts_are_told_from_the_names(name):
+  assert layouts.recognise(set(files.open_file(weights(name)).shapes)) == name
+
+
+def test_layouts_that_cannot_be_told_are_named():
+  names = {
+    'vocab_embed.embedding',
+    'sigma_map.mlp.0.weight',
+    'output_layer.adaLN_modulation.weight',
+  }
+  with pytest.raises(UserError, match='mdlm, sedd and bd3lm have the same; say which'):
+    layouts.recognise(names)
+  with pytest.raises(UserError, match=r'cannot be told from the names \(a, b\b.*known: hdlm_eps'):
+    layouts.recognise({'a', 'b'})
+
+
+def altered(tmp_path, change, name='hdlm_epsilon'):
+  tensors = safetensors.numpy.load_file(weights(name))
+  path = tmp_path / 'model.safetensors'
+  safetensors.numpy.save_file(change(tensors), path)
+  return path
+
+
+@needs_fixtures
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (
+      lambda x: {k: v for k, v in x.items() if k != 'blocks.1.norm2.weight'},
+      r'as layout hdlm_epsilon:\n  blocks\.1\.norm2\.weight is missing, expected \[32\]',
+    ),
+    (
+      lambda x: x | {'blocks.0.extra': np.zeros((2, 3), np.float32)},
+      r'blocks\.0\.extra \[2, 3\] is unknown',
+    ),
+    (
+      lambda x: x | {'blocks.0.mlp.2.bias': np.zeros(7, np.float32)},
+      r'blocks\.0\.mlp\.2\.bias is \[7\], expected \[32\]',
+    ),
+    (
+      lambda x: {k: v for k, v in x.items() if 'mlp.0' not in k},
+      r'layout hdlm_epsilon: the file has no matrix blocks\.0\.mlp\.0\.weight',
+    ),
+  ],
+  ids=['missing', 'extra', 'misshapen', 'no size'],
+)
+def test_a_tensor_that_is_wrong_is_named(change, message, tmp_path):
+  with pytest.raises(UserError, match=message):
+    convert.read(altered(tmp_path, change))
+
+
+@needs_fixtures
+@pytest.mark.parametrize('prefix', ['backbone.', 'module.backbone.'])
+def test_prefixes_and_half_precision_are_kept(prefix, tmp_path):
+  half = lambda x: {prefix + k: v.astype(np.float16) for k, v in x.items()}  # noqa: E731
+  path = altered(tmp_path, half)
+  config, arrays, origin = convert.read(path)
+  assert origin == {'layout': 'hdlm_epsilon', 'prefix': prefix, 'dtype': 'float16'}
+  tensors = layouts.tensors('hdlm_epsilon', config).items()
+  again = tmp_path / 'again.safetensors'
+  files.write(again, ((prefix + key, tensor.get(arrays)) for key, tensor in tensors), 'float16')
+  before = safetensors.numpy.load_file(path)
+  for key, value in safetensors.numpy.load_file(again).items():
+    assert value.tobytes() == before[key].tobytes()
+
+
+def test_files_that_are_none(tmp_path):
+  with pytest.raises(UserError, match='there is no file or folder'):
+    files.find(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match=r'holds no \*\.safetensors'):
+    files.find(tmp_path)
+  for name in ('a', 'b'):
+    (tmp_path / f'{name}.safetensors').write_bytes(b'text')
+  with pytest.raises(UserError, match=r'holds several: a\.safetensors, b\.safetensors'):
+    files.find(tmp_path)
+  with pytest.raises(UserError, match='is no safetensors file'):
+    files.open_file(tmp_path / 'a.safetensors')
+  with pytest.raises(UserError, match=r'known are \.safetensors'):
+    files.open_file(tmp_path / 'a.gguf')
+
+
+def test_pickles_without_torch_name_the_conversion(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  with pytest.raises(UserError, match=r'torch is not installed: convert it.*save_file'):
+    files.open_file(tmp_path / 'pytorch_model.bin')
+
+
+def test_pickles_with_torch_are_read_as_weights_alone(tmp_path):
+  torch = pytest.importorskip('torch', reason='torch is not installed; it is no dependency')
+  path = tmp_path / 'model.ckpt'
+  torch.save({'state_dict': {'backbone.x': torch.arange(3.0)}}, path)
+  file = files.open_file(path)
+  assert file.prefix == 'backbone.' and file.shapes == {'x': (3,)}
+  np.testing.assert_array_equal(file.read('x'), [0.0, 1.0, 2.0])
+
+
+def test_a_model_of_our_own_is_published_and_read_again(text_file, tmp_path):
+  """Trained here with the network of a layout; exported, and the logits are the same."""
+  config = small_config('epsilon_hybrid', text_file, steps=1)
+  config.model.update(biases='ddit', tie_embedding=False)
+  train(config, tmp_path / 'run')
+  with pytest.raises(UserError, match='was not imported: say with --layout'):
+    convert.export_file(tmp_path / 'run', tmp_path / 'x.safetensors')
+  with pytest.raises(
+    UserError, match=r"is no gpt2: config\.model\.biases is 'ddit', gpt2 has 'all'"
+  ):
+    convert.export_file(tmp_path / 'run', tmp_path / 'x.safetensors', 'gpt2')
+  with pytest.raises(UserError, match=r'must be a \.safetensors file'):
+    convert.export_file(tmp_path / 'run', tmp_path / 'x.bin', 'hdlm_epsilon')
+  convert.export_file(tmp_path / 'run', tmp_path / 'x.safetensors', 'hdlm_epsilon')
+  network, arrays, _ = convert.read(tmp_path / 'x.safetensors')
+  model = ardiff_jax.load(tmp_path / 'run')
+  tokens = jnp.arange(20)[None]
+  shown = dict(sigma=jnp.zeros((1, 20)), positions=jnp.arange(20))
+  ours = model.method.denoise.network.apply(model.params, tokens, **shown)
+  again = Transformer(network).apply(convert.to_params(arrays), tokens, **shown)
+  np.testing.assert_allclose(again, ours, atol=1e-5)
+
+
+# Real sizes, with random weights.
+
+
+def random_file(path, layout, vocab_size, width, num_layers, **sizes):
+  """Writes a file of random tensors, and returns its network."""
+  network = layouts.TransformerConfig(
+    vocab_size=vocab_size,
+    model_dim=width,
+    num_layers=num_layers,
+    num_heads=width // 64,
+    **layouts.LAYOUTS[layout],
+    **sizes,
+  )
+  draw = np.random.default_rng(0)
+  tensors = layouts.tensors(layout, network)
+  files.write(
+    path,
+    (
+      (name, 0.02 * draw.standard_normal(tensor.shape, np.float32))
+      for name, tensor in tensors.items()
+    ),
+    'float32',
+  )
+  return network
+
+
+def command(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'ardiff_jax.checkpoints', *map(str, arguments)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_the_real_size(shared_data, tmp_path):
+  """HDLM's 12 layers of 768 over GPT-2's vocabulary: imported within 3 GiB, sampled, exported."""
+  source, workdir = tmp_path / 'model.safetensors', tmp_path / 'model'
+  random_file(source, 'hdlm_epsilon', 50_257, 768, 12)
+  told = command(
+    'import',
+    f'--from={source}',
+    f'--workdir={workdir}',
+    f'--tokenizer={shared_data / "gpt2_bpe"}',
+    '--config=configs/epsilon_hybrid.py',
+    '--config.data.length=64',
+    '--config.sampling.steps=2',
+  )
+  assert told.returncode == 0, told.stderr
+  assert 'of layout hdlm_epsilon' in told.stderr
+  assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3 * 2**20  # KiB
+  model = ardiff_jax.load(workdir)
+  (sample,) = model.sample(1, prompt='Hello world')
+  assert sample.text.startswith('Hello world') and sample.token_ids[:2] == [15496, 995]
+  told = command('export', f'--workdir={workdir}', f'--to={tmp_path / "again.safetensors"}')
+  assert told.returncode == 0, told.stderr
+  again = tmp_path / 'again.safetensors'
+  with safetensors.safe_open(source, 'numpy') as old, safetensors.safe_open(again, 'numpy') as new:
+    for name in old.keys():  # noqa: SIM118  (no mapping)
+      np.testing.assert_array_equal(old.get_tensor(name), new.get_tensor(name))
+
+
+@pytest.mark.slow
+def test_an_imported_model_is_evaluated_and_fine_tuned(shared_data, tmp_path):
+  """GPT-2 in small: exact on a text file, started from by a run; refused what it cannot do."""
+  source, workdir = tmp_path / 'gpt2.safetensors', tmp_path / 'gpt2'
+  random_file(source, 'gpt2', 50_257, 64, 1, max_positions=33)
+  imports = ['import', f'--from={source}', f'--tokenizer={shared_data / "gpt2_bpe"}']
+  told = command(*imports, f'--workdir={workdir}')
+  assert told.returncode == 0, told.stderr
+  content = json.loads((workdir / 'config.json').read_text())
+  assert content['config']['data']['length'] == 32
+  again = command(*imports, f'--workdir={workdir}')
+  assert again.returncode == 2 and 'holds a run already' in again.stderr
+
+  from ardiff_jax.evaluate import evaluate
+
+  text = tmp_path / 'text.txt'
+  text.write_text('The quick brown fox jumps over the lazy dog. ' * 20)
+  (record,) = evaluate(workdir, [str(text)])
+  assert record['kind'] == 'exact' and record['nll_per_token'] > 0 and not record['baselines']
+  with pytest.raises(UserError, match='has no text of its own'):
+    evaluate(workdir, ['valid'])
+
+  config = small_config('ar', text, steps=1)
+  config.init_from, config.tokenizer.kind = str(workdir), 'gpt2'
+  config.model.update(content['config']['model'])
+  train(config, tmp_path / 'tuned')
+  assert ardiff_jax.load(tmp_path / 'tuned').sample(1)[0].token_ids
+  config.data.length = 40
+  with pytest.raises(UserError, match='33 learned positions'):
+    train(config, tmp_path / 'longer')
+
+
+@pytest.mark.slow
+def test_a_vocabulary_of_another_tokenizer_is_refused(shared_data, tmp_path):
+  random_file(tmp_path / 'model.safetensors', 'hdlm_epsilon', 300, 64, 1)
+  folder = shared_data / 'gpt2_bpe'
+  with pytest.raises(UserError, match=r'a vocabulary of 300 .* tokenizer of .* one of 50257'):
+    convert.import_file(tmp_path, tmp_path / 'run', tokenizer=folder)
+  assert not (tmp_path / 'run').exists()
