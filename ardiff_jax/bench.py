@@ -57,7 +57,7 @@ def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str
 
   method = method_lib.build(config, vocab_size, bos_id=0, eos_id=1)
   name, length = config.sampling.sampler, config.data.length
-  schedule = samplers.rows(method, config, name, length=length, steps=None, text=None)
+  schedule = samplers.rows(method, config, name, length=length)
   method = method_lib.on_schedule(method, schedule)
   stepper = samplers.make(method, name, config.sampling.eta)
   process = method.generation_process

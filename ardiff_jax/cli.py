@@ -1,6 +1,5 @@
 """What all commands share: flags, plain messages for user mistakes, exit status 2."""
 
-import os
 import pathlib
 import re
 import signal
@@ -11,10 +10,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from ardiff_jax import compiled
 from ardiff_jax.errors import UserError
-
-# compiled programs outlive the process; the variable set otherwise, or empty, is respected
-_COMPILED = pathlib.Path('~/.cache/ardiff_jax').expanduser()
 
 
 def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
@@ -27,7 +24,7 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
 
   def guarded(argv: list[str]) -> None:
     _quieten_libraries()
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_COMPILED))
+    compiled.keep()
     arguments = argv[1:]
     if choices and (len(arguments) != 1 or arguments[0] not in choices):
       _fail(f'say which of {", ".join(choices)}; got {" ".join(arguments) or "nothing"}')

@@ -6,7 +6,8 @@
 The judge is an autoregressive run with the same tokenizer, so that tokens are judged as they were
 drawn; DIR2 was trained with --config.tokenizer.path=DIR/tokenizer.model or alike. Repair
 starts from rows of the validation text of DIR, of which a share of the tokens is replaced, nothing
-masked. Prints a table, and appends a line per sampler and steps to DIR/compare.jsonl.
+masked, and descends all rows: what a sampler does early to a text it thinks noisy counts too.
+Prints a table, and appends a line per sampler and steps to DIR/compare.jsonl.
 """
 
 import pathlib
@@ -104,6 +105,8 @@ def compare(
     )
   for sampler in samplers:
     samplers_lib.make(model.method, sampler, model.config.sampling.eta)
+  if not 0 < round(corrupted * model.config.data.length) < model.config.data.length:
+    raise UserError(f'corrupted={corrupted} of {model.config.data.length} tokens is none or all')
   corpus = training_corpus(directory, model.config)
   if corpus is None:
     raise UserError(f'{directory} was imported and has no text of its own to corrupt and repair')
@@ -111,18 +114,21 @@ def compare(
   rows = np.linspace(0, len(valid) - 1, num_samples * seeds).astype(int).reshape(seeds, -1)
   originals = [np.stack([valid[int(row)]['tokens'] for row in part]) for part in rows]
 
-  progress = Progress('compare', len(samplers) * len(steps) * seeds)
+  work = {
+    sampler: steps if samplers_lib.named(sampler).takes_steps else [None] for sampler in samplers
+  }
+  progress = Progress('compare', sum(map(len, work.values())) * seeds)
   began, done, records = time.monotonic(), 0, []
-  for sampler in samplers:
-    for num_steps in steps:
-      settings = _settings(sampler, num_steps)
+  for sampler, kinds in work.items():
+    for num_steps in kinds:
+      settings = {'sampler': sampler, 'steps': num_steps}
       model.sample(num_samples=num_samples, seed=seeds, **settings)  # compiles
       results = []
       for seed in range(seeds):
         results.append(_measure(model, judge, settings, originals[seed], seed, corrupted))
         done += 1
         speed = done * originals[0].size / (time.monotonic() - began)
-        progress.show(done, f'{sampler}, {num_steps} steps', speed)
+        progress.show(done, f'{sampler}, {num_steps or "its own"} steps', speed)
       names = results[0].keys()
       values = {name: [result[name] for result in results] for name in names}
       record = {
@@ -147,22 +153,15 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
   """Returns the records as a Markdown table, with standard errors over the seeds."""
   lines = [
     '| sampler | steps | ' + ' | '.join(title for title, _ in _COLUMNS.values()) + ' |',
-    '|---|---:' * 1 + '|---:' * len(_COLUMNS) + '|',
+    '|---' + '|---:' * (1 + len(_COLUMNS)) + '|',
   ]
   for record in records:
     cells = [
       f'{record[name]:.{digits}f} ± {record["stderr"][name]:.{digits}f}'
       for name, (_, digits) in _COLUMNS.items()
     ]
-    lines.append(f'| {record["sampler"]} | {record["steps"]} | ' + ' | '.join(cells) + ' |')
+    lines.append(f'| {record["sampler"]} | {record["steps"] or ""} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)
-
-
-def _settings(sampler: str, steps: int) -> dict[str, Any]:
-  from ardiff_jax.samplers import TABLE
-
-  fixed = TABLE[sampler].own_rows is not None and sampler != 'remdm_loop'
-  return {'sampler': sampler, 'steps': None if fixed else steps}
 
 
 def _measure(model, judge, settings, originals, seed, corrupted) -> dict[str, float]:

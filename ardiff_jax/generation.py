@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,7 +18,7 @@ from ardiff_jax.data.tokenizers import Tokenizer
 from ardiff_jax.errors import UserError
 from ardiff_jax.method import Method
 from ardiff_jax.sampling.controls import Controls
-from ardiff_jax.sampling.loop import generate
+from ardiff_jax.sampling.loop import generate, trace_steps
 from ardiff_jax.sampling.steppers import Stepper
 
 
@@ -38,8 +37,9 @@ class Sample:
     sampler: its name.
     hyperschedule: rows that were descended.
     temperature: of the draws.
-    seed: of all samples.
-    trace: int[S, L], the canvas after each step (mask = vocab_size); None unless asked for.
+    seed: of its batch, or its own.
+    trace: int[F, L], canvases (mask = vocab_size) after `trace_steps`; None unless asked for.
+    trace_steps: steps of the trace.
   """
 
   text: str
@@ -54,6 +54,7 @@ class Sample:
   temperature: float
   seed: int
   trace: np.ndarray | None = dataclasses.field(default=None, repr=False)
+  trace_steps: list[int] | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +108,14 @@ def of_infill(tokenizer: Tokenizer, text: str, count: int, longest: int) -> Canv
   for number, piece in enumerate(pieces):
     if number % 2 == 0:
       new = tokenizer.encode(piece) if piece else []
-    elif piece.strip().isdecimal() and int(piece) > 0:
-      new = [0] * int(piece)
+    elif piece.strip().isdecimal() and len(piece) < 10 and int(piece) > 0:
+      new = [0] * min(int(piece), longest + 1)
     else:
       raise UserError(f'infill gap [[{piece}]] must hold a number of tokens from 1 up')
     ids += new
     given += [number % 2 == 0] * len(new)
   if len(ids) > longest:
-    raise UserError(f'the text to fill has {len(ids)} tokens, gaps included; at most {longest} fit')
+    raise UserError(f'the text to fill and its gaps are longer than {longest} tokens')
   return Canvases(np.tile(np.int32(ids), (count, 1)), np.tile(given, (count, 1)))
 
 
@@ -181,12 +182,13 @@ def generate_texts(
   *,
   controls: Controls,
   mesh: Mesh,
-  seed: int,
+  seeds: Sequence[int],
+  numbers: Sequence[int],
   sampler: str,
   use_cache: bool = False,
   stop: bool = False,
   batch_size: int | None = None,
-  trace: bool = False,
+  trace: int = 0,
   report: Callable[[int], None] | None = None,
 ) -> list[Sample]:
   """Generates one text for each canvas, in batches of one shape.
@@ -199,12 +201,13 @@ def generate_texts(
     canvases: what is given.
     controls: what bends the law of the tokens.
     mesh: devices.
-    seed: sample i depends on it and on i, not on its neighbours.
+    seeds: of each sample; it depends on that and its number, not on its neighbours.
+    numbers: of each sample.
     sampler: name of the stepper.
     use_cache: whether keys and values of settled tokens are kept.
     stop: whether the text ends with the document.
     batch_size: samples at a time; None for all at once. The last batch is filled up.
-    trace: whether to keep the canvas after each step.
+    trace: how many canvases to keep, evenly spread over the steps.
     report: called after every batch with how many samples are done.
   """
   count, process = len(canvases.tokens), method.generation_process
@@ -212,13 +215,13 @@ def generate_texts(
   schedule = mesh_lib.repeat(mesh, method.hyperschedule)
   samples = []
   for first in range(0, count, batch_size):
-    numbers = np.minimum(np.arange(first, first + batch_size), count - 1)
+    rows = np.minimum(np.arange(first, first + batch_size), count - 1)
     began = time.perf_counter()
     with mesh_lib.use(mesh):
-      keys = _keys(seed, jnp.asarray(numbers))
-      draft = None if canvases.draft is None else canvases.draft[numbers]
+      keys = _keys(np.asarray(seeds, np.uint32)[rows], np.asarray(numbers, np.uint32)[rows])
+      draft = None if canvases.draft is None else canvases.draft[rows]
       tokens, given, draft, keys = mesh_lib.place_whole(
-        mesh, (canvases.tokens[numbers], canvases.given[numbers], draft, keys)
+        mesh, (canvases.tokens[rows], canvases.given[rows], draft, keys)
       )
       result = jax.device_get(
         _generate(
@@ -255,8 +258,9 @@ def generate_texts(
           sampler=sampler,
           hyperschedule=method.hyperschedule.name,
           temperature=float(controls.temperature),
-          seed=seed,
+          seed=int(seeds[first + i]),
           trace=result.trace[:, i, : len(ids)] if trace else None,
+          trace_steps=trace_steps(method.hyperschedule.num_steps, trace) if trace else None,
         )
       )
     if report:
@@ -278,8 +282,9 @@ def _end(ids: np.ndarray, free: np.ndarray, eos_id: int) -> int:
 
 
 @jax.jit
-def _keys(seed: jax.Array, numbers: jax.Array) -> jax.Array:
-  return jax.vmap(lambda i: rng.stream(jax.random.key(seed), 'sample', i))(numbers)
+def _keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
+  one = lambda seed, number: rng.stream(jax.random.key(seed), 'sample', number)  # noqa: E731
+  return jax.vmap(one)(seeds, numbers)
 
 
 _generate = jax.jit(

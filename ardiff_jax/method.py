@@ -173,6 +173,13 @@ def parse_hyperschedule(text: str, length: int) -> Hyperschedule:
   if not all(key and value.isdecimal() for key, _, value in pairs):
     raise UserError(f"hyperschedule {text!r} must look like 'block,width=4,num_levels=8'")
   numbers = {key: int(value) for key, _, value in pairs}
+  known = inspect.signature(hyperschedules.BY_NAME.get(name, hyperschedules.flat)).parameters
+  unknown = sorted(set(numbers) - set(known) | ({'length'} & set(numbers)))
+  if unknown:
+    raise UserError(
+      f'hyperschedule {text!r}: {", ".join(unknown)} is unknown; {name} takes '
+      f'{", ".join(x for x in known if x != "length") or "nothing"}'
+    )
   with _blaming('hyperschedule'):
     return _call(hyperschedules.BY_NAME, {'name': name, **numbers}, length=length)
 

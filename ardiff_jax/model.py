@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ardiff_jax import generation, samplers, workdir
+from ardiff_jax import compiled, generation, samplers, workdir
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
 from ardiff_jax.data import pipeline
@@ -20,6 +20,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import likelihood
 from ardiff_jax.evaluation.likelihood import Likelihood
 from ardiff_jax.generation import Canvases, Sample
+from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
 from ardiff_jax.report import traces
 from ardiff_jax.sampling.controls import Controls
@@ -79,15 +80,15 @@ class Model:
     steps: int | None = None,
     eta: float | None = None,
     temperature: float | None = None,
-    hyperschedule: str | None = None,
+    hyperschedule: str | Hyperschedule | None = None,
     own_chain: bool = False,
     length: int | None = None,
     context_length: int | None = None,
     stop: bool = False,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     cache: str = 'auto',
     batch_size: int | None = None,
-    trace: bool = False,
+    trace: bool | int = False,
     report: Callable[[int], None] | None = None,
     **controls: Any,
   ) -> list[Sample]:
@@ -104,17 +105,18 @@ class Model:
       steps: T, noise levels a token passes; None for the config's.
       eta: η of samplers that correct or mask again; None for the config's.
       temperature: divides the logits; 0 takes the most likely token; None for the config's.
-      hyperschedule: other rows than the config's, as 'block,width=4,num_levels=8'.
+      hyperschedule: other rows than the config's, as 'block,width=4,num_levels=8' or made with
+        `ardiff_jax.hyperschedules`, over as many positions as the text has.
       own_chain: whether an ε-hybrid follows its own noise rather than masks.
       length: tokens of the text; None for config.data.length. It may be greater.
       context_length: how many positions back tokens see settled text; 0 for all of it, None as in
         training. A text longer than in training wants one no greater than that.
       stop: whether a text ends with its document; for schedules from left to right.
-      seed: of all random draws.
+      seed: of all random draws; or one for each sample, which then is sample 0 of its seed.
       cache: 'on' computes keys and values of settled tokens once, 'off' at every call, with the
         same result but for rounding; 'auto' is 'on' where there is something to cache.
       batch_size: samples at a time; None for all at once.
-      trace: whether to keep the canvas after each step.
+      trace: True to keep the canvas after each step, or how many of them to keep, evenly spread.
       report: called after every batch with how many samples are done.
       **controls: fields of `Controls`: top_k, top_p, min_p, repetition_penalty, guidance, banned.
 
@@ -129,7 +131,10 @@ class Model:
         raise UserError(f'{name} must be at least 1, got {value}')
     if batch_size is not None and batch_size < 1:
       raise UserError(f'batch_size must be at least 1, got {batch_size}')
-    if not 0 <= seed < 2**32:
+    seeds = [seed] * num_samples if isinstance(seed, int) else list(seed)
+    if len(seeds) != num_samples:
+      raise UserError(f'{len(seeds)} seeds for {num_samples} samples: give one, or one each')
+    if not all(0 <= x < 2**32 for x in seeds):
       raise UserError(f'seed must be from 0 to 2**32 - 1, got {seed}')
     unknown = sorted(set(controls) - {field.name for field in dataclasses.fields(Controls)})
     if unknown:
@@ -144,9 +149,8 @@ class Model:
     canvases = self._canvases(num_samples, prompt, infill, tokens, given, longest)
     if draft is not None:
       canvases = generation.with_draft(canvases, draft, vocab_size)
-    samplers.make(self.method, sampler, settings.eta)  # is there such a one, for this model?
     schedule = samplers.rows(
-      self.method, self.config, sampler, length=canvases.length, steps=steps, text=hyperschedule
+      self.method, self.config, sampler, length=canvases.length, steps=steps, other=hyperschedule
     )
     method = method_lib.on_schedule(self.method, schedule, own_chain, context_length)
     if stop and (schedule.always_active or not schedule.left_to_right):
@@ -154,8 +158,17 @@ class Model:
         f'a text can stop where its document ends only if it is written from left to right, not on '
         f'{schedule.name}; supported: autoregressive, block, slide, hybrid, ar_diffusion'
       )
-    if bending.guidance and float(method.generation_process.prior_probs()[-1]) == 0.0:
-      raise UserError('guidance masks the prompt, and the noise of this model has no mask')
+    if stop and (canvases.given[:, 1:] & ~canvases.given[:, :-1]).any():
+      raise UserError('a text with gaps has its end: stop is for what follows a prompt')
+    if bending.guidance and (
+      self.method.is_autoregressive
+      or self.method.predicts_scores
+      or float(method.generation_process.prior_probs()[-1]) == 0.0
+    ):
+      raise UserError(
+        'guidance compares predictions of x_0 with the prompt and with masks in its place: it '
+        'needs a model that was trained on masks and predicts no scores'
+      )
     return generation.generate_texts(
       method,
       self.params,
@@ -164,24 +177,26 @@ class Model:
       canvases,
       controls=bending,
       mesh=self.mesh,
-      seed=seed,
+      seeds=seeds,
+      numbers=range(num_samples) if isinstance(seed, int) else [0] * num_samples,
       sampler=sampler,
       use_cache=method_lib.choose_cache(method, cache),
       stop=stop,
       batch_size=batch_size,
-      trace=trace,
+      trace=schedule.num_steps if trace is True else int(trace),
       report=report,
     )
 
   def animation(self, sample: Sample) -> str:
-    """Returns HTML that plays how a sample came to be, for notebooks.
+    """Returns HTML that plays the canvases kept of a sample, for notebooks.
 
     Raises:
       UserError: it has no trace.
     """
     if sample.trace is None:
       raise UserError('the sample has no trace: ask for one with sample(..., trace=True)')
-    return traces.player(traces.snapshots(sample.trace), self.tokenizer)
+    trace = {'steps': sample.trace_steps, 'canvases': sample.trace.tolist()}
+    return traces.player(trace, self.tokenizer)
 
   def bound(self, text: str, num_samples: int = 64, seed: int = 0) -> TextLikelihood:
     """Returns the negative log-likelihood of a text: exact for AR, an upper bound otherwise.
@@ -258,6 +273,7 @@ def load(directory: str | os.PathLike) -> Model:
   Raises:
     UserError: the directory is none, or something in it is missing or damaged.
   """
+  compiled.keep()
   directory = pathlib.Path(directory).expanduser().absolute()
   description = workdir.read(directory)
   config = ConfigDict(description['config'])

@@ -11,6 +11,7 @@ Prints the texts, and appends a line per sample to DIR/samples.jsonl, or to --ou
 how they came to be.
 """
 
+import dataclasses
 import pathlib
 import sys
 import time
@@ -63,6 +64,8 @@ _BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Texts at a time; all by 
 _OUT = flags.DEFINE_string('out', None, 'JSON-lines file instead of DIR/samples.jsonl.')
 _TRACE = flags.DEFINE_string('trace', None, 'HTML file that plays the samples step by step.')
 
+_FRAMES = 48  # canvases that are kept of a sample
+
 
 def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
@@ -103,7 +106,7 @@ def main() -> None:
     seed=_SEED.value,
     cache=_CACHE.value,
     batch_size=_BATCH_SIZE.value,
-    trace=True,
+    trace=_FRAMES,
     report=report_progress if progress else None,
     top_k=_TOP_K.value,
     top_p=_TOP_P.value,
@@ -116,24 +119,9 @@ def main() -> None:
     progress.close()
   records = []
   for sample in samples:
-    records.append(
-      {
-        'text': sample.text,
-        'prompt': _PROMPT.value,
-        'token_ids': sample.token_ids,
-        'network_calls': sample.network_calls,
-        'redraws': sample.redraws,
-        'reveal_step': sample.reveal_step,
-        'entropy': sample.entropy,
-        'seconds': sample.seconds,
-        'sampler': sample.sampler,
-        'hyperschedule': sample.hyperschedule,
-        'temperature': sample.temperature,
-        'seed': sample.seed,
-        'step': model.step,
-        'trace': traces.snapshots(sample.trace),
-      }
-    )
+    trace = {'steps': sample.trace_steps, 'canvases': sample.trace.tolist()}
+    made = dataclasses.asdict(dataclasses.replace(sample, trace=None))
+    records.append(made | {'prompt': _PROMPT.value, 'step': model.step, 'trace': trace})
   workdir.append(out, records)
   for number, sample in enumerate(samples):
     print(f'--- sample {number + 1} of {len(samples)}\n{sample.text}')

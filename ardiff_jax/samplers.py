@@ -26,18 +26,27 @@ class Sampler:
   Attributes:
     make: the stepper, of η and of the head.
     models: noise of the models it is for.
-    scores: whether it takes a score head, 'absorbing' for one of absorbing noise only.
-    rows: the hyperschedules it is for, in words.
-    own_rows: makes the rows that it brings along, of the length and the steps.
+    scores: noise with which a model may predict scores.
+    own_rows: makes the rows that it brings along, of the length and the steps; None for any.
+    flat: whether those are for models of flat schedules alone.
+    takes_steps: whether there are as many of those as one asks for.
     causal: whether it is for autoregressive models too.
   """
 
   make: Callable[[float, str], Stepper]
   models: tuple[type[Process], ...]
-  scores: bool | str
-  rows: str = 'any'
+  scores: tuple[type[Process], ...] = ()
   own_rows: Callable[[int, int], Hyperschedule] | None = None
+  flat: bool = False
+  takes_steps: bool = True
   causal: bool = False
+
+  @property
+  def rows(self) -> str:
+    """The hyperschedules it is for, in words."""
+    if self.own_rows is None:
+      return 'any'
+    return 'its own, of flat models' if self.flat else 'its own: one token a step'
 
 
 _MASKS = noise.Absorbing, noise.EpsilonHybrid
@@ -45,45 +54,41 @@ _RATES = noise.Absorbing, noise.Uniform, noise.GammaHybrid
 _ALL = *_RATES, noise.EpsilonHybrid
 _WORDS = dict(zip(_ALL, ('masks', 'uniform', 'γ-hybrid', 'ε-hybrid'), strict=True))
 
+_HARD = (noise.Absorbing,)  # where a score is a prediction of x_0 up to a factor
+
+
+def _remasking(kind: str, **kwargs) -> Sampler:
+  return Sampler(lambda eta, head: steppers.Remasking(kind, eta), _MASKS, _HARD, **kwargs)
+
+
 TABLE = {
-  'ancestral': Sampler(lambda eta, head: steppers.Ancestral(), _ALL, 'absorbing', causal=True),
-  'acs': Sampler(lambda eta, head: steppers.AdaptiveCorrection(eta), (noise.EpsilonHybrid,), False),
+  'ancestral': Sampler(lambda eta, head: steppers.Ancestral(), _ALL, _HARD, causal=True),
+  'acs': Sampler(lambda eta, head: steppers.AdaptiveCorrection(eta), (noise.EpsilonHybrid,)),
   'acs_confidence': Sampler(
-    lambda eta, head: steppers.AdaptiveCorrection(eta, True), (noise.EpsilonHybrid,), False
+    lambda eta, head: steppers.AdaptiveCorrection(eta, True), (noise.EpsilonHybrid,)
   ),
-  'analytic': Sampler(lambda eta, head: steppers.Analytic(head), _RATES, True),
-  'euler': Sampler(lambda eta, head: steppers.Euler(head), _RATES, True),
-  'remask': Sampler(lambda eta, head: steppers.Remasking('remask'), _MASKS, 'absorbing'),
-  'remdm_cap': Sampler(lambda eta, head: steppers.Remasking('cap', eta), _MASKS, 'absorbing'),
-  'remdm_rescale': Sampler(
-    lambda eta, head: steppers.Remasking('rescale', eta), _MASKS, 'absorbing'
-  ),
-  'remdm_confidence': Sampler(
-    lambda eta, head: steppers.Remasking('confidence'), _MASKS, 'absorbing'
-  ),
-  'remdm_loop': Sampler(
-    lambda eta, head: steppers.Remasking('loop', eta),
-    _MASKS,
-    'absorbing',
-    'its own, of flat models',
-    hyperschedules.plateau,
-  ),
-  'first_hitting': Sampler(
-    lambda eta, head: steppers.Ancestral(), _MASKS, 'absorbing', causal=True
-  ),
+  'analytic': Sampler(lambda eta, head: steppers.Analytic(head), _RATES, _RATES),
+  'euler': Sampler(lambda eta, head: steppers.Euler(head), _RATES, _RATES),
+  'remask': _remasking('remask'),
+  'remdm_cap': _remasking('cap'),
+  'remdm_rescale': _remasking('rescale'),
+  'remdm_confidence': _remasking('confidence'),
+  'remdm_loop': _remasking('loop', own_rows=hyperschedules.plateau, flat=True),
+  'first_hitting': Sampler(lambda eta, head: steppers.Ancestral(), _MASKS, _HARD, causal=True),
   'first_hitting_continuous': Sampler(
     lambda eta, head: steppers.FirstHitting(),
     _MASKS,
-    'absorbing',
-    'its own, of flat models',
-    lambda length, steps: hyperschedules.flat(length, length),
+    _HARD,
+    own_rows=lambda length, steps: hyperschedules.flat(length, length),
+    flat=True,
+    takes_steps=False,
   ),
   'autoregressive': Sampler(
     lambda eta, head: steppers.Ancestral(),
     _MASKS,
-    'absorbing',
-    'its own: one token a step',
-    lambda length, steps: hyperschedules.autoregressive(length),
+    _HARD,
+    own_rows=lambda length, steps: hyperschedules.autoregressive(length),
+    takes_steps=False,
     causal=True,
   ),
 }
@@ -93,10 +98,21 @@ def table() -> str:
   """Returns TABLE as Markdown."""
   lines = ['| sampler | noise of the model | a score head | hyperschedules |', '|---|---|---|---|']
   for name, sampler in TABLE.items():
-    scores = {True: 'yes', False: 'no', 'absorbing': 'of masks'}[sampler.scores]
+    scores = {(): 'no', _HARD: 'of masks', _RATES: 'yes'}[sampler.scores]
     models = 'any' if sampler.models == _ALL else ', '.join(_WORDS[x] for x in sampler.models)
     lines.append(f'| `{name}` | {models} | {scores} | {sampler.rows} |')
   return '\n'.join(lines)
+
+
+def named(name: str) -> Sampler:
+  """Returns TABLE[name].
+
+  Raises:
+    UserError: there is none.
+  """
+  if name not in TABLE:
+    raise UserError(f'unknown sampler {name!r}; known: {", ".join(TABLE)}')
+  return TABLE[name]
 
 
 def make(method: Method, name: str, eta: float) -> Stepper:
@@ -110,18 +126,14 @@ def make(method: Method, name: str, eta: float) -> Stepper:
   Raises:
     UserError: it is unknown, or is not for this model.
   """
-  if name not in TABLE:
-    raise UserError(f'unknown sampler {name!r}; known: {", ".join(TABLE)}')
-  sampler = TABLE[name]
+  sampler = named(name)
   head = 'score' if method.predicts_scores else 'x0'
   wrong = None
   if method.is_autoregressive and not sampler.causal:
     wrong = 'an autoregressive model generates one token after another'
   elif not isinstance(method.process, sampler.models):
     wrong = f'this model was trained on other noise, {_WORDS[type(method.process)]}'
-  elif head == 'score' and (
-    not sampler.scores or (sampler.scores == 'absorbing' and method.process.resamples)
-  ):
+  elif head == 'score' and not isinstance(method.process, sampler.scores):
     wrong = 'this model predicts scores'
   elif method.own_chain and name != 'ancestral':
     wrong = "an ε-hybrid's own chain is followed by ancestral alone"
@@ -134,7 +146,13 @@ def make(method: Method, name: str, eta: float) -> Stepper:
 
 
 def rows(
-  method: Method, config: ConfigDict, name: str, *, length: int, steps: int | None, text: str | None
+  method: Method,
+  config: ConfigDict,
+  name: str,
+  *,
+  length: int,
+  steps: int | None = None,
+  other: str | Hyperschedule | None = None,
 ) -> Hyperschedule:
   """Returns the rows that a sampler descends over `length` positions.
 
@@ -144,29 +162,33 @@ def rows(
     name: a key of TABLE.
     length: L.
     steps: T; None for the config's.
-    text: a hyperschedule as `method.parse_hyperschedule` reads it; None for the config's.
+    other: a hyperschedule, or one as `method.parse_hyperschedule` reads it; None for the config's.
 
   Raises:
     UserError: they contradict each other, or cannot be.
   """
-  own_rows = TABLE[name].own_rows
-  if own_rows is None and text is None:
+  sampler = named(name)
+  if other is not None and sampler.own_rows is not None:
+    raise UserError(f'sampler {name} has a hyperschedule of its own; leave out {other!r}')
+  if other is not None and steps is not None:
+    raise UserError('steps and hyperschedule: give one; num_levels of the latter is the steps')
+  if isinstance(other, Hyperschedule):
+    if other.length != length:
+      raise UserError(f'{other.name} is over {other.length} positions, and the text has {length}')
+    return other
+  if other is not None:
+    return method_lib.parse_hyperschedule(other, length)
+  if sampler.own_rows is None:
     return method_lib.make_hyperschedule(config, steps or config.sampling.steps, length)
-  if own_rows is None:
-    if steps is not None:
-      raise UserError('steps and hyperschedule: give one; num_levels of the latter is the steps')
-    return method_lib.parse_hyperschedule(text, length)
-  if text is not None:
-    raise UserError(f'sampler {name} has a hyperschedule of its own; leave out {text!r}')
-  if 'flat' in TABLE[name].rows and not method.hyperschedule.always_active:
+  if sampler.flat and not method.hyperschedule.always_active:
     raise UserError(
       f'sampler {name} is for models of hyperschedule flat, this one is of '
       f'{method.hyperschedule.name}; what goes together:\n{table()}'
     )
-  if name != 'remdm_loop' and steps is not None:
+  if steps is not None and not sampler.takes_steps:
     raise UserError(f'sampler {name} has as many steps as there are tokens; leave out steps')
   try:
-    return own_rows(length, steps or config.sampling.steps)
+    return sampler.own_rows(length, steps or config.sampling.steps)
   except ValueError as error:
     raise UserError(f'sampler {name}: {error}') from error
 
@@ -177,7 +199,7 @@ def check(config: ConfigDict) -> None:
   method = method_lib.build(config, vocab_size=2, bos_id=0, eos_id=0)
   settings = config.sampling
   make(method, settings.sampler, settings.eta)
-  rows(method, config, settings.sampler, length=config.data.length, steps=None, text=None)
+  rows(method, config, settings.sampler, length=config.data.length)
   try:
     Controls(temperature=settings.temperature).check(vocab_size=2)
   except ValueError as error:

@@ -105,9 +105,9 @@ def get_base() -> ConfigDict:
   c.eval.train_sequences = 256  # of the valid set, looked at during training
 
   c.sampling = ConfigDict()
-  c.sampling.sampler = 'ancestral'  # or 'acs'
+  c.sampling.sampler = 'ancestral'  # or another of the README's table
   c.sampling.steps = 256  # T; S follows from the hyperschedule
-  c.sampling.eta = 0.015  # acs
+  c.sampling.eta = 0.015  # how much acs corrects, and remdm masks again
   c.sampling.temperature = 1.0
   return c
 

@@ -377,7 +377,7 @@ def test_a_checkpoint_of_the_real_size(shared_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_imported_model_is_evaluated_and_fine_tuned(shared_data, tmp_path):
+def test_an_imported_model_is_evaluated_and_fine_tuned(shared_data, text_file, tmp_path):
   """GPT-2 in small: exact on a text file, started from by a run; refused what it cannot do."""
   source, workdir = tmp_path / 'gpt2.safetensors', tmp_path / 'gpt2'
   random_file(source, 'gpt2', 50_257, 64, 1, max_positions=33)
@@ -398,7 +398,7 @@ def test_an_imported_model_is_evaluated_and_fine_tuned(shared_data, tmp_path):
   with pytest.raises(UserError, match='has no text of its own'):
     evaluate(workdir, ['valid'])
 
-  config = small_config('ar', text, steps=1)
+  config = small_config('ar', text_file, steps=1)
   config.init_from, config.tokenizer.kind = str(workdir), 'gpt2'
   config.model.update(content['config']['model'])
   train(config, tmp_path / 'tuned')

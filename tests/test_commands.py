@@ -254,7 +254,7 @@ def test_samples_of_every_kind_and_what_cannot_be_sampled(text_file, tmp_path):
     assert record['reveal_step'][7:10] != [-1] * 3 and record['entropy'] >= 0.0
   for flag, message in (
     ('--prompt=' + 'x' * 40, 'the prompt has 40 tokens and the text 32'),
-    ('--infill=a [[40]]', 'has 42 tokens, gaps included; at most 32 fit'),
+    ('--infill=a [[40]]', 'its gaps are longer than 32 tokens'),
     ('--infill=a [[b]]', 'must hold a number of tokens'),
     ('--sampler=magic', 'unknown sampler'),
     ('--banned=999', 'banned has [999], but tokens go from 0 to 256'),

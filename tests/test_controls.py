@@ -15,7 +15,7 @@ def probs(logits):
 
 
 def shaped(visible=None, **controls):
-  return probs(Controls(**controls).shape(LOGITS, visible))
+  return probs(Controls(**controls).bend(LOGITS, visible))
 
 
 def normal(*weights):
@@ -23,7 +23,7 @@ def normal(*weights):
 
 
 def test_defaults_change_nothing():
-  np.testing.assert_array_equal(Controls().shape(LOGITS, None), LOGITS)
+  np.testing.assert_array_equal(Controls().bend(LOGITS, None), LOGITS)
 
 
 def test_temperature_is_a_power_of_the_law():
@@ -60,17 +60,8 @@ def test_repetition_penalty_raises_visible_tokens_to_a_power():
   visible = jnp.asarray([[True, False, False, True]])
   ours = shaped(visible, repetition_penalty=2.0)[0, 0]
   np.testing.assert_allclose(ours, normal(0.16, 0.3, 0.2, 0.01), rtol=1e-5)
-  moved = Controls(repetition_penalty=2.0).shape(LOGITS + 7.0, visible)
+  moved = Controls(repetition_penalty=2.0).bend(LOGITS + 7.0, visible)
   np.testing.assert_allclose(probs(moved)[0, 0], ours, rtol=1e-4)
-
-
-def test_the_total_of_scores_is_kept():
-  logits = LOGITS + jnp.asarray([[[1.0], [-2.0]]])
-  ours = Controls(temperature=0.5, top_k=2).shape(logits, None, keep_total=True)
-  np.testing.assert_allclose(
-    jax.nn.logsumexp(ours, axis=-1), jax.nn.logsumexp(logits, axis=-1), rtol=1e-5
-  )
-  np.testing.assert_allclose(probs(ours)[0, 0], normal(16, 9, 0, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import ardiff_jax
 from ardiff_jax import generation, samplers
 from ardiff_jax.data.tokenizers import ByteTokenizer
 from ardiff_jax.errors import UserError
+from ardiff_jax.hyperschedules import any_order, block
 from ardiff_jax.training.loop import train
 
 BYTES = ByteTokenizer('byte', {})
@@ -54,7 +55,9 @@ def test_gaps_are_as_long_as_they_say():
     ('a [[x]] b', r'gap \[\[x\]\] must hold a number'),
     ('a [[0]] b', r'gap \[\[0\]\] must hold a number'),
     ('a [[-2]] b', r'gap \[\[-2\]\] must hold a number'),
-    ('a [[29]] b', 'has 33 tokens, gaps included; at most 32 fit'),
+    ('a [[29]] b', 'its gaps are longer than 32 tokens'),
+    ('a [[999999999]] b', 'its gaps are longer than 32 tokens'),
+    ('a [[' + '9' * 5000 + ']] b', 'must hold a number'),
   ],
 )
 def test_malformed_gaps_are_refused(text, message):
@@ -105,6 +108,11 @@ def test_batches_and_neighbours_do_not_matter(models, name):
     assert sample.trace.shape[1] == LENGTH and (sample.trace[-1] == sample.token_ids).all()
     assert sample.reveal_step[: len(prompt)] == [-1] * len(prompt)
     assert min(sample.reveal_step[len(prompt) :]) >= 0 < sample.entropy
+  alone = model.sample(2, seed=[9, 2**32 - 1])
+  assert alone[1].token_ids == model.sample(1, seed=2**32 - 1)[0].token_ids
+  few = model.sample(1, prompts[0], seed=5, trace=3)[0]
+  assert few.trace.shape == (3, LENGTH) and few.trace_steps[-1] == len(at_once[0].trace) - 1
+  np.testing.assert_array_equal(few.trace, at_once[0].trace[few.trace_steps])
   html = model.animation(at_once[0])
   assert 'ardiff-player' in html
   with pytest.raises(UserError, match='has no trace'):
@@ -181,7 +189,7 @@ def test_every_sampler_writes_with_a_model_it_is_for(models, sampler):
     )
     if name == 'sedd' and not samplers.TABLE[sampler].scores:
       fits = False
-    if 'flat' in samplers.TABLE[sampler].rows and name in ('bd3lm', 'gamma_hybrid'):
+    if samplers.TABLE[sampler].flat and name in ('bd3lm', 'gamma_hybrid'):
       fits = False
     if not fits:
       with pytest.raises(UserError, match=r'\| `ancestral` \| any \|'):
@@ -205,6 +213,9 @@ def test_other_rows_and_the_own_chain(models):
   assert own.network_calls == 3
   (ordered,) = model.sample(1, sampler='autoregressive')
   assert ordered.network_calls == LENGTH and ordered.reveal_step == list(range(LENGTH))
+  groups = np.random.default_rng(0).permutation(np.arange(LENGTH) // 2)
+  (mine,) = model.sample(1, hyperschedule=any_order(groups))
+  assert mine.reveal_step == groups.tolist() and mine.network_calls == LENGTH // 2
   (hit,) = model.sample(1, sampler='first_hitting_continuous')
   assert hit.network_calls == LENGTH and sorted(hit.reveal_step) == list(range(LENGTH))
 
@@ -222,6 +233,20 @@ def test_other_rows_and_the_own_chain(models):
     ('epsilon_hybrid', dict(top_p=0.0), 'top_p must be'),
     ('epsilon_hybrid', dict(banned=(999,)), 'banned has'),
     ('epsilon_hybrid', dict(seed=-1), 'seed must be'),
+    ('epsilon_hybrid', dict(seed=[1, 2]), '2 seeds for 4 samples'),
+    (
+      'epsilon_hybrid',
+      dict(hyperschedule='flat,num_levels=2,wdth=3'),
+      'wdth is unknown',
+    ),
+    (
+      'epsilon_hybrid',
+      dict(hyperschedule=block(8, 2, 2)),
+      'over 8 positions, and the text',
+    ),
+    ('bd3lm', dict(infill='a [[3]] b', stop=True), 'a text with gaps has its end'),
+    ('sedd', dict(guidance=1.0), 'guidance compares predictions'),
+    ('ar', dict(guidance=1.0), 'guidance compares predictions'),
     ('epsilon_hybrid', dict(sampler='magic'), 'unknown sampler'),
     ('epsilon_hybrid', dict(prompt='x' * 32), 'leave room for an answer'),
     ('epsilon_hybrid', dict(prompt=['a', 'b']), '2 prompts for 4 samples'),

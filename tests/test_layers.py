@@ -7,7 +7,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'ardiff_jax'
 
 # Lower layers first; modules of one layer may not import each other, except inside a package.
 LAYERS = [
-  {'errors', 'rng', 'progress', 'hyperschedules', 'noise', 'tokenwise'},
+  {'errors', 'rng', 'progress', 'compiled', 'hyperschedules', 'noise', 'tokenwise'},
   {'masks', 'rows', 'divergences', 'workdir', 'data', 'cli', 'mesh'},
   {'models'},
   {'objectives', 'sampling'},

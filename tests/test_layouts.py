@@ -22,9 +22,10 @@ from ardiff_jax.hyperschedules import (
 )
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
-from ardiff_jax.noise import absorbing, epsilon_hybrid
+from ardiff_jax.noise import absorbing, epsilon_hybrid, gamma_hybrid
+from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.loop import generate
-from ardiff_jax.sampling.steppers import AdaptiveCorrection, Analytic
+from ardiff_jax.sampling.steppers import AdaptiveCorrection, Analytic, Ancestral, Remasking
 
 LENGTH, VOCAB, BOS, EOS = 7, 20, 18, 19
 NETWORK = Transformer(
@@ -436,7 +437,7 @@ def test_the_same_seed_gives_the_same_tokens_with_and_without_cache(
       given,
       keys,
       use_cache=use_cache,
-      trace=True,
+      trace=10**6,
     ),
     static_argnums=1,
   )
@@ -450,6 +451,45 @@ def test_the_same_seed_gives_the_same_tokens_with_and_without_cache(
     assert (int(on.network_calls) == 0) == (min(counts) == LENGTH)
     assert (np.asarray(on.tokens) < VOCAB).all()
     np.testing.assert_array_equal(on.tokens[given], tokens[given])
+
+
+@pytest.mark.parametrize(
+  'stepper, process',
+  [
+    (Remasking('confidence'), absorbing(VOCAB)),
+    (AdaptiveCorrection(0.5, by_confidence=True), epsilon_hybrid(VOCAB, 0.1)),
+    (Ancestral(), gamma_hybrid(VOCAB, 0.3)),
+  ],
+  ids=lambda x: type(x).__name__,
+)
+@pytest.mark.parametrize('schedule', [block(LENGTH, 3, 2), slide(LENGTH, 3, 2)], **by_name)
+def test_every_stepper_and_control_writes_the_same_with_a_cache(schedule, stepper, process):
+  """With guidance, a penalty and a stop, behind prompts of three lengths."""
+  denoiser = make(schedule, 'aligned', 'block_causal', 'full')
+  keys = jax.vmap(lambda i: rng.stream(jax.random.key(0), 'sample', i))(jnp.arange(3))
+  tokens = jax.random.randint(jax.random.key(1), (3, LENGTH), 0, VOCAB)
+  controls = Controls(guidance=0.7, repetition_penalty=1.5, top_p=0.95, banned=(3,))
+  run = jax.jit(
+    lambda use_cache: generate(
+      denoiser,
+      params(),
+      process,
+      stepper,
+      schedule,
+      tokens,
+      prompts(0, 3, 1),
+      keys,
+      controls=controls,
+      stop_id=5,
+      use_cache=use_cache,
+      trace=100,
+    ),
+    static_argnums=0,
+  )
+  on, off = run(True), run(False)
+  np.testing.assert_array_equal(on.tokens, off.tokens)
+  np.testing.assert_array_equal(on.trace, off.trace)
+  np.testing.assert_array_equal(on.reveal_step, off.reveal_step)
 
 
 def test_filling_gaps_with_a_cache_reads_what_is_given_between():
@@ -470,7 +510,7 @@ def test_filling_gaps_with_a_cache_reads_what_is_given_between():
       given,
       keys,
       use_cache=use_cache,
-      trace=True,
+      trace=10**6,
     ),
     static_argnums=0,
   )

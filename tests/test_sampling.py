@@ -298,7 +298,7 @@ def test_given_tokens_never_change_under_noise_that_resamples(process):
     tokens,
     given,
     keys,
-    trace=True,
+    trace=10**6,
   )
   for canvas in np.asarray(samples.trace):
     np.testing.assert_array_equal(canvas[given], tokens[given])
@@ -327,7 +327,7 @@ def test_gamma_at_its_ends_moves_as_absorbing_and_uniform(gamma, pure):
     stepper = Ancestral()
     decision = stepper.decide(process, step)
     if decision is None:
-      return stepper.move(process, step, logits)
+      return stepper.move(process, step, logits, lambda x: x)
     return jnp.where(decision.redraw, draws.inverse_cdf(logits, step.uniform), step.canvas)
 
   ours, theirs = (moved(p) for p in (noise.gamma_hybrid(VOCAB, gamma), pure))
@@ -345,7 +345,7 @@ def test_no_mask_is_left_and_the_trace_ends_with_the_result(schedule, eta, delta
     AdaptiveCorrection(eta),
     schedule,
     5000,
-    trace=True,
+    trace=10**6,
     process=noise.absorbing(VOCAB, delta),
   )
   assert ((samples.tokens >= 0) & (samples.tokens < VOCAB)).all()
@@ -376,7 +376,7 @@ def test_given_tokens_never_change_whatever_their_number(schedule):
     tokens,
     given,
     keys,
-    trace=True,
+    trace=10**6,
   )
   for canvas in np.asarray(samples.trace):
     np.testing.assert_array_equal(canvas[given], tokens[given])
@@ -457,7 +457,7 @@ def test_network_is_called_for_rows_that_move_something(schedule, prompts, calls
 def test_network_is_called_only_where_a_token_is_to_be_drawn(schedule, n):
   """By steppers that can tell beforehand: at most once a position, whatever the steps."""
   for seed in range(5):
-    samples = sample(arbitrary_denoise, ARBITRARY, Ancestral(), schedule, n, seed=seed, trace=True)
+    samples = sample(arbitrary_denoise, ARBITRARY, Ancestral(), schedule, n, seed=seed, trace=10**6)
     before = np.concatenate([np.full((1, n, 3), VOCAB), samples.trace[:-1]])
     drew = (samples.trace != before).any(axis=(1, 2))
     assert int(samples.network_calls) == drew.sum() <= 3 * n

@@ -1,5 +1,6 @@
 """Each stepper against the law of its own chain, enumerated from the formulas in float64."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -223,7 +224,9 @@ def tweedie_move(process, head):
     a, b, total = a_t / a_s, b_t / b_s, score.sum()
     value = np.append((score - (1 - b) * total / VOCAB) / (a * b), mask - (1 - a) * total / a)
     value[-1] *= s > 0
-    if symbol < VOCAB:
+    if t == 1:  # x_t says nothing
+      leads = np.append(np.ones(VOCAB), symbol == VOCAB)
+    elif symbol < VOCAB:
       leads = np.append(b * (np.arange(VOCAB) == symbol) + (1 - b) / VOCAB, 0.0)
     else:
       leads = np.append(np.full(VOCAB, 1 - a), 1.0)
@@ -235,7 +238,7 @@ def tweedie_move(process, head):
 
 def euler_move(process, head):
   def move(logits, symbol, t, s):
-    if s == 0:
+    if t == 1 or s == 0:
       return tweedie_move(process, head)(logits, symbol, t, s)
     score, _ = scores(process, head, logits, symbol, t)
     time = min(t, 1 - 1e-5)
@@ -267,11 +270,79 @@ def test_steps_by_the_score_follow_their_chain(stepper, move, head, process, sch
   assert_law(sample(stepper(head), schedule, process).tokens, law)
 
 
-@pytest.mark.parametrize('process', [ABSORBING, UNIFORM, GAMMA], **by_name)
+@pytest.mark.parametrize(
+  'process',
+  [ABSORBING, UNIFORM, GAMMA, noise.absorbing(VOCAB, 0.2), noise.gamma_hybrid(VOCAB, 0.3, 0.2)],
+  **by_name,
+)
 def test_the_analytic_step_of_a_prediction_of_x0_is_ancestral(process):
   schedule = hybrid(2, 2, 2)
   law = worlds.process_law(arbitrary_denoise, PARAMS, process, schedule)
   assert_law(sample(Analytic(), schedule, process).tokens, law)
+
+
+@pytest.mark.parametrize('head', ['x0', 'score'])
+@pytest.mark.parametrize('stepper', [Analytic, Euler])
+@pytest.mark.parametrize('process', [UNIFORM, GAMMA], **by_name)
+def test_banned_tokens_are_gone_in_the_end(stepper, head, process):
+  """Also those that the noise put there at the start."""
+  params, schedule = worlds.arbitrary_params(9, 3, 2), flat(2, 4)
+  process = dataclasses.replace(process, vocab_size=3)
+  samples = sample(
+    stepper(head), schedule, process, n=2000, params=params, controls=Controls(banned=(1,))
+  )
+  assert set(np.unique(samples.tokens)) == {0, 2}
+
+
+def test_controls_bend_the_prediction_of_all_other_tokens():
+  """An ε-hybrid's own chain, T = 0.5: p0 is taken leave-one-out before it is bent."""
+  process, temperature, v = noise.epsilon_hybrid(VOCAB, 0.3), 0.5, VOCAB
+
+  def move(logits, symbol, t, s):
+    p0 = worlds.softmax(logits)
+    if symbol < v:
+      p0[symbol] /= v + 1
+    p0 = p0 ** (1 / temperature) / (p0 ** (1 / temperature)).sum()
+    return worlds.posteriors(process, p0, t, s)[symbol]
+
+  schedule = flat(2, 3)
+  law = worlds.law_of_moves(arbitrary_denoise, PARAMS, schedule, VOCAB, move)
+  controls = Controls(temperature=temperature)
+  assert_law(sample(Ancestral(), schedule, process, controls=controls).tokens, law)
+
+
+def test_controls_leave_the_rate_of_reveals_alone():
+  """Of a score head: how many masks are left after each step does not depend on temperature."""
+  left = []
+  for temperature in (1.0, 0.2):
+    samples = sample(
+      Analytic('score'), flat(2, 6), trace=6, controls=Controls(temperature=temperature)
+    )
+    left.append((np.asarray(samples.trace) == VOCAB).mean(axis=(1, 2)))
+  # the canvases differ, and so do the totals that the network gives for them: the first step alone
+  np.testing.assert_allclose(left[0][0], left[1][0], atol=0.01)
+  assert 0.0 < left[0][0] < 1.0
+
+
+@pytest.mark.parametrize('process', [UNIFORM, GAMMA, noise.epsilon_hybrid(VOCAB, 0.2)], **by_name)
+@pytest.mark.parametrize('schedule', [block(3, 1, 1), block(3, 1, 3)], **by_name)
+def test_one_token_at_a_time_reproduces_a_world_under_every_noise(process, schedule):
+  """With the best prediction of each token from all others; an ε-hybrid's network, trained by
+  weighted cross-entropy, gives it times [y = z] + 1/V on a visible token z."""
+  joint = worlds.random_joint(2, VOCAB, 3)
+
+  @worlds.World
+  def taught(params, canvas, **shown):
+    logits = worlds.exact_denoise(params, canvas, **shown)
+    if isinstance(process, noise.EpsilonHybrid):
+      logits += jax.nn.one_hot(canvas, VOCAB) * np.log1p(VOCAB)
+    return logits
+
+  blank = jnp.zeros((NUM, 3), jnp.int32)
+  keys = jax.random.split(jax.random.key(0), NUM)
+  free, params = jnp.zeros(blank.shape, bool), worlds.exact_params(joint)
+  samples = run(taught, params, process, Ancestral(), schedule, blank, free, keys)
+  assert_law(samples.tokens, joint.reshape(-1))
 
 
 # First hitting.
@@ -290,7 +361,7 @@ def test_first_hitting_in_continuous_time_is_a_random_order():
         chance *= probs_CxLxV[code[tuple(canvas)], i, tokens[i]]
         canvas[i] = tokens[i]
       law[worlds.index_of(np.array([tokens]), VOCAB)[0]] += chance
-  samples = sample(FirstHitting(), flat(3, 3), params=params, trace=True)
+  samples = sample(FirstHitting(), flat(3, 3), params=params, trace=3)
   assert_law(samples.tokens, law)
   assert int(samples.network_calls) == 3
   left = (np.asarray(samples.trace) == VOCAB).sum(axis=2)
@@ -347,7 +418,7 @@ def test_alone_as_in_a_batch_given_kept_and_no_mask_left(stepper, process):
   tokens = np.random.default_rng(0).integers(0, VOCAB, given.shape)
   keys = jax.random.split(jax.random.key(0), 8)
   together = run(
-    arbitrary_denoise, params, process, stepper, schedule, tokens, given, keys, trace=True
+    arbitrary_denoise, params, process, stepper, schedule, tokens, given, keys, trace=10**6
   )
   assert ((together.tokens >= 0) & (together.tokens < VOCAB)).all()
   for canvas in np.asarray(together.trace):
@@ -451,8 +522,18 @@ def test_guidance_pulls_from_what_is_predicted_without_the_prompt():
   assert (counts > 0).all() and (np.asarray(samples.tokens)[:, 0] == 1).all()
 
 
-@pytest.mark.parametrize('wide', [False, True], ids=['at once', 'in parts'])
-def test_a_wide_window_draws_as_a_narrow_one(wide, monkeypatch):
+def test_given_tokens_behind_an_end_are_kept():
+  params = worlds.arbitrary_params(6, VOCAB, 4)
+  given = jnp.tile(jnp.asarray([[False, False, False, True]]), (200, 1))
+  keys = jax.random.split(jax.random.key(1), 200)
+  tokens = jnp.zeros((200, 4), jnp.int32)
+  args = arbitrary_denoise, params, ABSORBING, Ancestral(), block(4, 2, 2), tokens, given, keys
+  stopped = np.asarray(run(*args, stop_id=1).tokens)
+  assert (stopped[:, :3] == 1).any(axis=1).sum() > 50
+  assert (stopped[:, 3] == 0).all()
+
+
+def test_a_wide_window_draws_as_a_narrow_one(monkeypatch):
   """Positions projected onto the vocabulary a few at a time: the same tokens."""
   from ardiff_jax.sampling import loop
 
@@ -461,6 +542,6 @@ def test_a_wide_window_draws_as_a_narrow_one(wide, monkeypatch):
   blank, free = jnp.zeros((50, 5), jnp.int32), jnp.zeros((50, 5), bool)
   keys = jax.random.split(jax.random.key(0), 50)
   usual = generate(*args, blank, free, jax.random.clone(keys))
-  monkeypatch.setattr(loop, '_CHUNK', 2 if wide else 64)
+  monkeypatch.setattr(loop, '_CHUNK', 2)
   other = generate(*args, blank, free, keys)
   np.testing.assert_array_equal(usual.tokens, other.tokens)

@@ -8,18 +8,10 @@ from typing import Any
 
 import jinja2
 import markupsafe
-import numpy as np
 
 from ardiff_jax.data.tokenizers import Tokenizer
 
-_FRAMES = 48  # canvases of a trace that are kept
 _TRACE_TOKENS = 512  # of a canvas; longer ones show their beginning
-
-
-def snapshots(canvases: np.ndarray) -> dict[str, list]:
-  """Returns some of the canvases after each step, int[S, L], evenly spread, the last among them."""
-  kept = np.unique(np.linspace(0, len(canvases) - 1, _FRAMES).round().astype(int))
-  return {'steps': kept.tolist(), 'canvases': canvases[kept].tolist()}
 
 
 def frames(trace: dict[str, Any], tokenizer: Tokenizer) -> list[dict[str, Any]]:

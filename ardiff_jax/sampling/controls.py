@@ -57,17 +57,13 @@ class Controls:
     if len(set(self.banned)) == vocab_size:
       raise ValueError('banned names every token there is')
 
-  def shape(
-    self, logits: jax.Array, visible: jax.Array | None, keep_total: bool = False
-  ) -> jax.Array:
+  def bend(self, logits: jax.Array, visible: jax.Array | None) -> jax.Array:
     """Returns float32[B, W, V], logits of the law to draw from.
 
     Args:
       logits: float32[B, W, V].
       visible: bool[B, V], tokens in the text; None if there is no penalty.
-      keep_total: whether Σ exp(logits) stays what it was, as ratios of probabilities need.
     """
-    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True) if keep_total else 0.0
     if self.repetition_penalty != 1.0:
       log_probs = jax.nn.log_softmax(logits)
       logits = jnp.where(visible[:, None], self.repetition_penalty * log_probs, log_probs)
@@ -86,4 +82,4 @@ class Controls:
     if self.min_p > 0.0:
       least = logits.max(axis=-1, keepdims=True) + math.log(self.min_p)
       logits = jnp.where(logits >= least, logits, -jnp.inf)
-    return jax.nn.log_softmax(logits) + total if keep_total else logits
+    return logits

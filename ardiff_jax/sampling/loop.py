@@ -11,6 +11,7 @@ tokens are the same, but for rounding.
 Shapes: B batch, L length, S steps, W positions of the widest window, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class Samples(NamedTuple):
     network_calls: int32[], calls of the network for the batch.
     redraws: int32[B], visible tokens that were replaced or masked again.
     reveal_step: int32[B, L], the step at which a mask last became a token; -1 for never.
-    trace: int32[S, B, L], the canvas after each step; None unless asked for.
+    trace: int32[F, B, L], canvases after the steps `trace_steps`; None unless asked for.
   """
 
   tokens: jax.Array
@@ -45,6 +46,12 @@ class Samples(NamedTuple):
   redraws: jax.Array
   reveal_step: jax.Array
   trace: jax.Array | None
+
+
+def trace_steps(num_steps: int, trace: int) -> list[int]:
+  """Returns the steps after which `generate` keeps its canvases."""
+  count = min(trace, num_steps)
+  return [-(-num_steps * (frame + 1) // count) - 1 for frame in range(count)]
 
 
 class _Row(NamedTuple):
@@ -84,7 +91,7 @@ def generate(
   draft: jax.Array | None = None,
   stop_id: int | None = None,
   use_cache: bool = False,
-  trace: bool = False,
+  trace: int = 0,
 ) -> Samples:
   """Generates every position that is not given.
 
@@ -104,11 +111,12 @@ def generate(
       None to fill the canvas. Static.
     use_cache: whether keys and values of settled tokens are computed once, static; needs a
       denoiser that `is_cacheable`.
-    trace: whether to return the canvas after each step, static.
+    trace: how many canvases to return, at most S, evenly spread over the steps; 0 for none, static.
   """
   loop = _Loop(denoise, params, process, stepper, hyperschedule, given, keys, controls, use_cache)
   if draft is None:
-    first = lambda key: process.sample(rng.stream(key, 'prior'), tokens[0], jnp.ones(()))  # noqa: E731
+    nothing = jnp.zeros(tokens.shape[1:], jnp.int32)
+    first = lambda key: process.sample(rng.stream(key, 'prior'), nothing, jnp.ones(()))  # noqa: E731
     draft = jax.vmap(first)(keys)
   blank = jnp.where(given, tokens, draft).astype(jnp.int32)
   return loop.run(blank, stop_id, trace)
@@ -118,7 +126,16 @@ class _Loop:
   """What `generate` was called with, and the parts of a step; lives while it is traced."""
 
   def __init__(
-    self, denoise, params, process, stepper, hyperschedule, given, keys, controls, use_cache
+    self,
+    denoise: Denoiser,
+    params: dict,
+    process: Process,
+    stepper: Stepper,
+    hyperschedule: Hyperschedule,
+    given: jax.Array,
+    keys: jax.Array,
+    controls: Controls,
+    use_cache: bool,
   ):
     self.denoise, self.params = denoise, params
     self.process, self.stepper = process, stepper
@@ -133,7 +150,7 @@ class _Loop:
       moving &= self.levels[:-1] > self.levels[1:]
     self.moving_SxL = moving
 
-  def run(self, blank: jax.Array, stop_id: int | None, trace: bool) -> Samples:
+  def run(self, blank: jax.Array, stop_id: int | None, trace: int) -> Samples:
     batch, length = blank.shape
     steps = jnp.arange(self.schedule.num_steps)
     calls_S = (self.moving_SxL & ~self.given.all(axis=0)[None]).any(axis=1)
@@ -141,6 +158,7 @@ class _Loop:
     nowhere = jnp.full(blank.shape, -1)
     state = _State(blank, confidence, None, jnp.zeros((), int), jnp.zeros(batch, int), nowhere)
     kept_S = jnp.zeros_like(calls_S)  # rows to call for the cache alone
+    first = jnp.zeros((), int)
     if self.use_cache:
       settles_S = (self._slot_steps()[None] == steps[:, None]).any(axis=1)
       first, last = jnp.argmax(calls_S), jnp.max(jnp.where(calls_S, steps, -1))
@@ -152,23 +170,27 @@ class _Loop:
       calls_S, kept_S = calls_S & left_S, settles_S & left_S
 
     def body(carry, row):
-      state, done = carry
+      state, done, frames = carry
       step, may_call, keep = row
       new = self._step(state, step, may_call & ~done, keep & ~done)
       if stop_id is not None:
         ended = (new.canvas == stop_id) & ~self.given & (self.levels[step + 1] == 0)[None]
         done |= ended.any(axis=1).all()
-      return (new, done), new.canvas if trace else None
+      if trace:
+        shown = jnp.where(step < first, blank, new.canvas)  # the prompt is read before the scan
+        frames = frames.at[step * len(frames) // self.schedule.num_steps].set(shown)
+      return (new, done, frames), None
 
-    rows = steps, calls_S, kept_S
-    (state, _), canvases = jax.lax.scan(body, (state, jnp.zeros((), bool)), rows)
-    if trace and self.use_cache:
-      canvases = jnp.where((steps < first)[:, None, None], blank[None], canvases)
+    frames = None
+    if trace:
+      frames = jnp.broadcast_to(blank, (min(trace, self.schedule.num_steps), *blank.shape))
+    start = state, jnp.zeros((), bool), frames
+    (state, _, frames), _ = jax.lax.scan(body, start, (steps, calls_S, kept_S))
     tokens = state.canvas
     if stop_id is not None:
       ends = (tokens == stop_id) & ~self.given
-      tokens = jnp.where(jnp.cumsum(ends, axis=1) > 0, stop_id, tokens)
-    return Samples(tokens, state.calls, state.redraws, state.reveal_step, canvases)
+      tokens = jnp.where((jnp.cumsum(ends, axis=1) > 0) & ~self.given, stop_id, tokens)
+    return Samples(tokens, state.calls, state.redraws, state.reveal_step, frames)
 
   def _read_prompt(self, state: _State, step: jax.Array) -> _State:
     """The first step that moves anything, all that is settled at it read in the same call."""
@@ -245,14 +267,13 @@ class _Loop:
     features, entries = self._look(state, row, step, cached_step, num_new)
     visible = self._visible(state.canvas, step)
 
-    def shaped(rows):
-      logits = self._project(features, rows)
-      return self.controls.shape(logits, visible, self.stepper.keeps_total)
-
+    bend = functools.partial(self.controls.bend, visible=visible)
     if decision is None:
-      return self.stepper.move(self.process, info, shaped(None)), None, entries
+      logits = self._project(features, None)
+      return self.stepper.move(self.process, info, logits, bend), None, entries
+    bent = lambda rows: bend(self._project(features, rows))  # noqa: E731
     tracks = self.stepper.tracks_confidence
-    return *_draw_some(decision.redraw, info.uniform, shaped, tracks), entries
+    return *_draw_some(decision.redraw, info.uniform, bent, tracks), entries
 
   def _settle(self, state, row, info, decision, step, drawn, likely) -> _State:
     """Writes the window's next tokens."""
@@ -339,14 +360,14 @@ def _same(state):
 
 
 def _draw_some(
-  redraw: jax.Array, uniform: jax.Array, shaped: Callable, tracks: bool
+  redraw: jax.Array, uniform: jax.Array, bent: Callable, tracks: bool
 ) -> tuple[jax.Array, jax.Array | None]:
   """Draws tokens where bool[B, W] `redraw` says, and meets the vocabulary only there.
 
   Args:
     redraw: bool[B, W].
     uniform: float32[B, W].
-    shaped: logits [B, n, V] of some rows int32[B, n], or of all for None.
+    bent: logits [B, n, V] of some rows int32[B, n], or of all for None.
     tracks: whether the probabilities of what is drawn are wanted.
 
   Returns:
@@ -362,7 +383,7 @@ def _draw_some(
     return tokens, likely
 
   if size <= _CHUNK:
-    return draw(shaped(None), uniform)
+    return draw(bent(None), uniform)
   order = jnp.argsort(~redraw, axis=1, stable=True)
   order = jnp.pad(order, [(0, 0), (0, -size % _CHUNK)], constant_values=size)
   most = redraw.sum(axis=1).max()
@@ -371,7 +392,7 @@ def _draw_some(
     start, drawn = carry
     rows = jax.lax.dynamic_slice_in_dim(order, start, _CHUNK, axis=1)
     kept = jnp.minimum(rows, size - 1)
-    new = draw(shaped(kept), jnp.take_along_axis(uniform, kept, axis=1))
+    new = draw(bent(kept), jnp.take_along_axis(uniform, kept, axis=1))
     put = jax.vmap(lambda x, at, y: x.at[at].set(y, mode='drop'))
     return start + _CHUNK, jax.tree.map(lambda x, y: put(x, rows, y), drawn, new)
 

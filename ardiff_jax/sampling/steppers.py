@@ -16,6 +16,7 @@ Shapes: B batch, W window, V vocabulary.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,9 @@ REMASKINGS = ('remask', 'cap', 'rescale', 'confidence', 'loop')
 HEADS = ('x0', 'score')
 
 _LAST_TIME = 1.0 - 1e-5  # the score is that of a density, unbounded at t = 1
+
+
+Bend = Callable[[jax.Array], jax.Array]
 
 
 class Step(NamedTuple):
@@ -88,13 +92,10 @@ class Stepper:
   Attributes:
     corrects: whether tokens move at rows at which their level stands still.
     tracks_confidence: whether `Step.confidence` is wanted.
-    keeps_total: whether the sum of the network's exponentials means something (a score head), so
-      that controls have to keep it.
   """
 
   corrects = False
   tracks_confidence = False
-  keeps_total = False
 
   def plan(self, keys: jax.Array, given: jax.Array) -> Plan | None:
     """What is drawn before the first step, of typed keys [B] and bool[B, L]."""
@@ -107,9 +108,17 @@ class Stepper:
     del process, step
     return None
 
-  def move(self, process: Process, step: Step, logits: jax.Array) -> jax.Array:
-    """Returns int32[B, W], the next tokens, given float32[B, W, V]; of steppers that cannot decide
-    beforehand. The loop keeps only what may move."""
+  def move(self, process: Process, step: Step, logits: jax.Array, bend: Bend) -> jax.Array:
+    """Returns int32[B, W], the next tokens, of steppers that cannot decide beforehand.
+
+    The loop keeps only what may move.
+
+    Args:
+      process: noise whose reversal is followed.
+      step: where the canvas is.
+      logits: float32[B, W, V], what the network gives.
+      bend: what controls make of the logits of a law of tokens.
+    """
     raise NotImplementedError
 
 
@@ -128,9 +137,10 @@ class Ancestral(Stepper):
     masked = step.canvas == process.mask_id
     return Decision(masked & (step.coin < process.reveal_prob(step.t, step.s)))
 
-  def move(self, process, step, logits):
+  def move(self, process, step, logits, bend):
     if isinstance(process, EpsilonHybrid):
       logits = divergences.leave_one_out(logits, step.canvas)
+    logits = bend(logits)
     v = process.vocab_size
     _, b = process.survivals(step.s)
     _, resampled = process.changes(step.s, jnp.zeros_like(step.s))
@@ -177,13 +187,15 @@ class AdaptiveCorrection(Stepper):
     reveal, masked = process.reveal_prob(step.t, step.s), step.canvas == process.mask_id
     return Decision(step.coin < jnp.where(masked, reveal, self.eta * (1.0 - reveal)))
 
-  def move(self, process, step, logits):
+  def move(self, process, step, logits, bend):
+    logits = bend(logits)
     reveal, masked = process.reveal_prob(step.t, step.s), step.canvas == process.mask_id
     visible = step.movable & ~masked
     count = jnp.where(visible, self.eta * (1.0 - reveal), 0.0).sum(axis=1)
     count = jnp.floor(count) + (step.dice < count - jnp.floor(count))
-    present = jax.nn.log_softmax(logits) * _is(step.canvas, process.vocab_size)
-    present = jnp.where(visible, present.sum(axis=-1), jnp.inf)
+    here = _is(step.canvas, process.vocab_size)
+    present = jnp.where(here, jax.nn.log_softmax(logits), 0.0).sum(axis=-1)
+    present = jnp.where(visible, present, jnp.inf)
     place = jnp.argsort(jnp.argsort(present, axis=1, stable=True), axis=1)  # ties: the left first
     least = visible & (place < count[:, None])
     change = jnp.where(masked, step.coin < reveal, least)
@@ -253,7 +265,8 @@ class FirstHitting(Stepper):
   `Ancestral` on `flat` with T → ∞, on rows of which each reveals one position.
 
   Each position's survival at the time it is revealed is uniform, which gives the order and the
-  noise levels at once.
+  noise levels at once. With δ > 0 the share δ that a jump at t = 1 reveals together comes one by
+  one too.
   """
 
   def plan(self, keys, given):
@@ -277,7 +290,10 @@ class Analytic(Stepper):
     v(y) = (s_y - (1-B')·P/V) / (A'·B'),   v(mask) = s_mask - (1-A')·P/A'
 
   where both are cut at 0, the next token is y with probability ∝ v(y)·q(x_t | x_s = y). For the
-  score of a prediction of x_0 this is `Ancestral`.
+  score of a prediction of x_0 this is `Ancestral`. At t = 1 the score is that just before, and x_t
+  says nothing: the next token is y with probability ∝ v(y).
+
+  Controls bend the law s_y/P, whose total P they leave as it is.
 
   Attributes:
     head: what the network predicts, 'x0' or 'score'.
@@ -289,40 +305,39 @@ class Analytic(Stepper):
     if self.head not in HEADS:
       raise ValueError(f'head {self.head!r} must be one of {", ".join(HEADS)}')
 
-  @property
-  def keeps_total(self):
-    return self.head == 'score'
-
-  def move(self, process, step, logits):
-    score = jnp.exp(_log_score(self.head, process, step, logits))
+  def move(self, process, step, logits, bend):
+    score = jnp.exp(_log_score(self.head, process, step, logits, bend))
     return _move_elsewhere(step, *_tweedie(process, step, score))
 
 
 @dataclasses.dataclass(frozen=True)
 class Euler(Analytic):
   """One Euler step of the reverse chain in time: a token turns into y at the rate of the forward
-  process from y times s_y. A column's last step is that of `Analytic`, so that no mask is left."""
+  process from y times s_y. A column's first step is that of `Analytic`, for the rate is unbounded
+  at t = 1, and so is its last, so that no mask is left."""
 
-  def move(self, process, step, logits):
-    score = jnp.exp(_log_score(self.head, process, step, logits))
+  def move(self, process, step, logits, bend):
+    score = jnp.exp(_log_score(self.head, process, step, logits, bend))
     masked = step.canvas == process.mask_id
     masking, resampling = process.rates(jnp.minimum(step.t, _LAST_TIME))
     rate = jnp.where(masked, masking, resampling / process.vocab_size)
     others = jnp.where(_is(step.canvas, process.vocab_size), 0.0, score)
     chance = (step.t - step.s) * rate * others.sum(axis=-1)
-    last_chance, last_log = _tweedie(process, step, score)
-    last = step.s == 0.0
-    log_law = jnp.where(last[..., None], last_log, jnp.log(score))
-    return _move_elsewhere(step, jnp.where(last, last_chance, chance), log_law)
+    end_chance, end_log = _tweedie(process, step, score)
+    at_end = (step.t == 1.0) | (step.s == 0.0)
+    log_law = jnp.where(at_end[..., None], end_log, jnp.log(score))
+    return _move_elsewhere(step, jnp.where(at_end, end_chance, chance), log_law)
 
 
-def _log_score(head, process, step, logits):
+def _log_score(head, process, step, logits, bend):
   """float32[B, W, V], log q(y)/q(x_t) at times short of 1; 0 at the present token."""
   t = jnp.broadcast_to(jnp.minimum(step.t, _LAST_TIME), step.canvas.shape)
   if head == 'x0':
-    return divergences.log_score_of(process, logits, step.canvas, t)
+    return divergences.log_score_of(process, bend(logits), step.canvas, t)
   offset = jnp.log(jnp.expm1(process.sigma(t))) + jnp.log(process.vocab_size)
-  return jnp.where(_is(step.canvas, process.vocab_size), 0.0, logits - offset[..., None])
+  log_score = jnp.where(_is(step.canvas, process.vocab_size), 0.0, logits - offset[..., None])
+  log_total = jax.nn.logsumexp(log_score, axis=-1, keepdims=True)
+  return jax.nn.log_softmax(bend(log_score)) + log_total
 
 
 def _tweedie(process, step, score):
@@ -334,8 +349,9 @@ def _tweedie(process, step, score):
   total = score.sum(axis=-1)
   token = jnp.maximum(score - (mixing * total / v)[..., None], 0.0)  # v(y)·A'·B'
   mask = jnp.where(step.s > 0.0, (1.0 - masking) - masking * total, 0.0) * (1.0 - mixing)
-  to = token * jnp.where(masked, masking, mixing / v)[..., None]
-  here = jnp.where(_is(step.canvas, v), token * (1.0 - mixing)[..., None] + to, 0.0).sum(axis=-1)
+  masked_from, mixed = (jnp.where(step.t == 1.0, 1.0, x) for x in (masking, mixing))
+  to = token * jnp.where(masked, masked_from, mixed / v)[..., None]
+  here = jnp.where(_is(step.canvas, v), token * (1.0 - mixed)[..., None] + to, 0.0).sum(axis=-1)
   stay = jnp.where(masked, jnp.maximum(mask, 0.0), here)
   to = jnp.where(_is(step.canvas, v), 0.0, to)
   leave = to.sum(axis=-1)
