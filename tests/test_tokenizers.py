@@ -107,6 +107,33 @@ def test_gpt2_ids_and_pieces(built):
   assert tokenizer.pieces(tokenizer.encode('☃')) == ['\\xe2\\x98', '\\x83']
 
 
+@pytest.mark.parametrize(
+  'text, ids',
+  [
+    ('Hello world', [15496, 995]),
+    ('Hello, my dog is cute', [15496, 11, 616, 3290, 318, 13779]),
+    (
+      'The quick brown fox jumps over the lazy dog',
+      [464, 2068, 7586, 21831, 18045, 625, 262, 16931, 3290],
+    ),
+    ('Once upon a time', [7454, 2402, 257, 640]),
+    ("I'm", [40, 1101]),
+    ('hello', [31373]),
+    ('the', [1169]),
+    (' the', [262]),
+    ('!', [0]),
+    ('a', [64]),
+    (' ', [220]),
+    ('\n', [198]),
+    ('\n\n', [628]),
+  ],
+)
+def test_gpt2_ids_are_those_everybody_knows(built, text, ids):
+  _, _, tokenizer = built('gpt2')
+  assert tokenizer.encode(text) == ids
+  assert tokenizer.decode(ids) == text
+
+
 @pytest.mark.parametrize('kind', ['byte', 'sentencepiece'])
 def test_ids_out_of_range_raise(built, kind):
   _, _, tokenizer = built(kind)

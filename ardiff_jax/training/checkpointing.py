@@ -127,9 +127,12 @@ def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
   Raises:
     UserError: they cannot be written.
   """
+  options = ocp.CheckpointManagerOptions(
+    enable_async_checkpointing=False
+  )  # no copies to write from
   with (
     _explained(0, workdir),
-    ocp.CheckpointManager(workdir.absolute() / _FOLDER) as manager,
+    ocp.CheckpointManager(workdir.absolute() / _FOLDER, options=options) as manager,
   ):
     meta = {'config': config, 'fingerprint': {'ema': fingerprint(params)}}
     items = ocp.args.Composite(ema=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta))
@@ -168,24 +171,21 @@ def fingerprint(tree: Any) -> str:
   """Returns a checksum of the arrays of a pytree, the same on any mesh.
 
   Each 32-bit word is mixed with its place by a hash, and the hashes are summed modulo 2^32 for each
-  array, so the order of summation does not matter.
+  array, so the order of summation does not matter. Array by array, for each takes a copy.
   """
-  return ' '.join(f'{int(x):08x}' for x in jax.tree.leaves(_checksums(tree)))
+  return ' '.join(f'{int(_checksum(x)):08x}' for x in jax.tree.leaves(tree))
 
 
 @jax.jit
-def _checksums(tree: Any) -> Any:
-  def one(x):
-    words = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    place = jnp.zeros(words.shape, jnp.uint32)
-    for axis, size in enumerate(words.shape):
-      place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    mixed = words ^ (place * jnp.uint32(0x9E3779B9))
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finaliser of MurmurHash3
-      mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
-    return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)
-
-  return jax.tree.map(one, tree)
+def _checksum(x: jax.Array) -> jax.Array:
+  words = jax.lax.bitcast_convert_type(x, jnp.uint32)
+  place = jnp.zeros(words.shape, jnp.uint32)
+  for axis, size in enumerate(words.shape):
+    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+  mixed = words ^ (place * jnp.uint32(0x9E3779B9))
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finaliser of MurmurHash3
+    mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+  return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)
 
 
 def _verify(name: str, tree: Any, meta: dict) -> None:
