@@ -21,6 +21,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Region, autoregressive, block
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer
+from ardiff_jax.training.checkpointing import restore_ema, save_ema
 from ardiff_jax.training.loop import train
 from configs import base
 
@@ -112,14 +113,18 @@ def test_logits_are_the_published_ones(name):
 
 @needs_fixtures
 @pytest.mark.parametrize('name', EXTRA)
-def test_logits_are_the_same_on_eight_devices(name):
+def test_logits_are_the_same_when_restored_on_eight_devices(name, tmp_path):
   network, params, tokens, sigma, expected = fixture(name)
   shape = base.get_base().mesh
   shape.data, shape.fsdp, shape.tensor = 2, 2, 2
   devices = mesh.make_mesh(shape)
   init = lambda key: network.init(key, tokens, sigma=sigma, positions=jnp.arange(LENGTH))  # noqa: E731
   shardings = mesh.shardings(devices, jax.eval_shape(init, jax.random.key(0)))
-  placed = jax.device_put(params, shardings)
+  save_ema(tmp_path, jax.tree.map(jnp.asarray, params), {})
+  wanted = jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params, shardings
+  )
+  _, placed = restore_ema(tmp_path, wanted)
   assert len({x.sharding.spec for x in jax.tree.leaves(placed)}) > 3
   causal = mask_of(name, expected) if name == 'gpt2' else None
   with mesh.use(devices):

@@ -127,12 +127,16 @@ def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
   Raises:
     UserError: they cannot be written.
   """
-  options = ocp.CheckpointManagerOptions(
-    enable_async_checkpointing=False
-  )  # no copies to write from
+  options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+  largest = 1.01e-9 * max(x.nbytes for x in jax.tree.leaves(params))  # so few are there twice
+  handlers = {
+    'ema': ocp.StandardCheckpointHandler(save_concurrent_gb=largest),
+    'meta': ocp.JsonCheckpointHandler(),
+  }
+  folder = workdir.absolute() / _FOLDER
   with (
     _explained(0, workdir),
-    ocp.CheckpointManager(workdir.absolute() / _FOLDER, options=options) as manager,
+    ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager,
   ):
     meta = {'config': config, 'fingerprint': {'ema': fingerprint(params)}}
     items = ocp.args.Composite(ema=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta))
