@@ -214,7 +214,7 @@ def test_other_rows_and_the_own_chain(models):
   (ordered,) = model.sample(1, sampler='autoregressive')
   assert ordered.network_calls == LENGTH and ordered.reveal_step == list(range(LENGTH))
   groups = np.random.default_rng(0).permutation(np.arange(LENGTH) // 2)
-  (mine,) = models('gamma_hybrid').sample(1, '', hyperschedule=any_order(groups))
+  (mine,) = models('mdlm').sample(1, hyperschedule=any_order(groups))
   assert mine.reveal_step == groups.tolist() and mine.network_calls == LENGTH // 2
   (hit,) = model.sample(1, sampler='first_hitting_continuous')
   assert hit.network_calls == LENGTH and sorted(hit.reveal_step) == list(range(LENGTH))
