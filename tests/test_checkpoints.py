@@ -423,6 +423,20 @@ def test_an_imported_model_is_evaluated_and_fine_tuned(shared_data, text_file, t
 
 
 @pytest.mark.slow
+def test_a_hybrid_is_fine_tuned_as_the_readme_says(shared_data, text_file, tmp_path):
+  """With the two settings of config.model that it names, and a smaller network."""
+  source, workdir = tmp_path / 'model.safetensors', tmp_path / 'hdlm'
+  random_file(source, 'hdlm_epsilon', 50_257, 64, 1)
+  convert.import_file(source, workdir, tokenizer=shared_data / 'gpt2_bpe')
+  config = small_config('epsilon_hybrid', text_file, steps=1)
+  config.init_from, config.tokenizer.kind = str(workdir), 'gpt2'
+  config.model.update(model_dim=64, num_layers=1, num_heads=1)
+  config.model.update(biases='ddit', tie_embedding=False)
+  train(config, tmp_path / 'tuned')
+  assert ardiff_jax.load(tmp_path / 'tuned').sample(1)[0].token_ids
+
+
+@pytest.mark.slow
 def test_a_vocabulary_of_another_tokenizer_is_refused(shared_data, tmp_path):
   random_file(tmp_path / 'model.safetensors', 'hdlm_epsilon', 300, 64, 1)
   folder = shared_data / 'gpt2_bpe'

@@ -105,8 +105,9 @@ def describe(
   num_heads = num_heads or max(width // 64, 1)
   settings = dict(LAYOUTS[layout], **sizes) | extra
   try:
+    mlp_dim = 0 if hidden == 4 * width else hidden  # as configs write it
     return TransformerConfig(
-      vocab_size=vocab_size, model_dim=width, mlp_dim=hidden, num_heads=num_heads, **settings
+      vocab_size=vocab_size, model_dim=width, mlp_dim=mlp_dim, num_heads=num_heads, **settings
     )
   except ValueError as error:
     raise UserError(f'layout {layout}: {error}') from error
@@ -142,7 +143,12 @@ def derived(config: TransformerConfig) -> np.ndarray:
 
 
 def _ddit(cfg: TransformerConfig) -> dict[str, Tensor]:
-  width, rows, hidden, narrow = cfg.model_dim, cfg.vocab_size + 1, cfg.hidden_dim, cfg.condition_dim
+  width, rows, hidden, narrow = (
+    cfg.model_dim,
+    cfg.vocab_size + 1,
+    cfg.hidden_dim,
+    cfg.condition_width,
+  )
   found = {'vocab_embed.embedding': Tensor((rows, width), (('embedding',),), crop=(rows, width))}
 
   def linear(name, path, size, layer=None, bias=True, **kwargs):

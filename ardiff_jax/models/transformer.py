@@ -128,6 +128,10 @@ class TransformerConfig:
     return self.conditioning != 'none'
 
   @property
+  def condition_width(self) -> int:
+    return self.condition_dim or self.model_dim // 4
+
+  @property
   def hidden_dim(self) -> int:
     return self.mlp_dim or 4 * self.model_dim
 
@@ -199,7 +203,7 @@ class Transformer(nn.Module):
       )
     has_bias = cfg.biases != 'none'
     if cfg.conditions:
-      self.noise_embedding = NoiseEmbedding(cfg.condition_dim or cfg.model_dim // 4, has_bias)
+      self.noise_embedding = NoiseEmbedding(cfg.condition_width, has_bias)
       if cfg.final_conditioning:
         self.final_modulation = Modulation(2, cfg.model_dim, has_bias)
     self.final_norm = make_norm(cfg.norm, cfg.dtype, cfg.biases == 'all')
