@@ -238,11 +238,15 @@ def altered(tmp_path, change, name='hdlm_epsilon'):
       r'blocks\.0\.mlp\.2\.bias is \[7\], expected \[32\]',
     ),
     (
+      lambda x: x | {'blocks.0.mlp.2.bias': np.zeros(32, np.int32)},
+      r'blocks\.0\.mlp\.2\.bias is of I32, expected float32',
+    ),
+    (
       lambda x: {k: v for k, v in x.items() if 'mlp.0' not in k},
       r'layout hdlm_epsilon: the file has no matrix blocks\.0\.mlp\.0\.weight',
     ),
   ],
-  ids=['missing', 'extra', 'misshapen', 'no size'],
+  ids=['missing', 'extra', 'misshapen', 'integers', 'no size'],
 )
 def test_a_tensor_that_is_wrong_is_named(change, message, tmp_path):
   with pytest.raises(UserError, match=message):
@@ -255,10 +259,10 @@ def test_prefixes_and_half_precision_are_kept(prefix, tmp_path):
   half = lambda x: {prefix + k: v.astype(np.float16) for k, v in x.items()}  # noqa: E731
   path = altered(tmp_path, half)
   config, arrays, origin = convert.read(path)
-  assert origin == {'layout': 'hdlm_epsilon', 'prefix': prefix, 'dtype': 'float16'}
+  assert origin['prefix'] == prefix and set(origin['dtypes'].values()) == {'float16'}
   tensors = layouts.tensors('hdlm_epsilon', config).items()
   again = tmp_path / 'again.safetensors'
-  files.write(again, ((prefix + key, tensor.get(arrays)) for key, tensor in tensors), 'float16')
+  files.write(again, ((prefix + key, tensor.get(arrays), 'float16') for key, tensor in tensors))
   before = safetensors.numpy.load_file(path)
   for key, value in safetensors.numpy.load_file(again).items():
     assert value.tobytes() == before[key].tobytes()
@@ -281,7 +285,7 @@ def test_files_that_are_none(tmp_path):
 
 def test_pickles_without_torch_name_the_conversion(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
-  with pytest.raises(UserError, match=r'torch is not installed: convert it.*save_file'):
+  with pytest.raises(UserError, match=r'torch is not installed: .*convert it: safetensors'):
     files.open_file(tmp_path / 'pytorch_model.bin')
 
 
@@ -320,7 +324,9 @@ def test_a_model_of_our_own_is_published_and_read_again(text_file, tmp_path):
 # Real sizes, with random weights.
 
 
-def random_file(path, layout, vocab_size, width, num_layers, **sizes):
+def random_file(
+  path, layout, vocab_size, width, num_layers, prefix='', dtype=lambda name: 'float32', **sizes
+):
   """Writes a file of random tensors, and returns its network."""
   network = layouts.TransformerConfig(
     vocab_size=vocab_size,
@@ -335,10 +341,9 @@ def random_file(path, layout, vocab_size, width, num_layers, **sizes):
   files.write(
     path,
     (
-      (name, 0.02 * draw.standard_normal(tensor.shape, np.float32))
+      (prefix + name, 0.02 * draw.standard_normal(tensor.shape, np.float32), dtype(name))
       for name, tensor in tensors.items()
     ),
-    'float32',
   )
   return network
 
@@ -388,6 +393,86 @@ def test_a_checkpoint_of_the_real_size(shared_data, tmp_path):
   with safetensors.safe_open(source, 'numpy') as old, safetensors.safe_open(again, 'numpy') as new:
     for name in old.keys():  # noqa: SIM118  (no mapping)
       np.testing.assert_array_equal(old.get_tensor(name), new.get_tensor(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', layouts.LAYOUTS)
+def test_every_layout_goes_in_samples_and_comes_out_the_same(layout, shared_data, tmp_path):
+  """Through files and checkpoints, wrapped, with matrices of the MLP in half precision."""
+  sizes = dict(max_positions=40) if layout == 'gpt2' else {}
+  if layout not in ('gpt2', 'hdlm_epsilon'):
+    sizes |= dict(condition_dim=24)
+  half = lambda name: 'bfloat16' if 'mlp' in name else 'float32'  # noqa: E731
+  source, workdir = tmp_path / 'model.safetensors', tmp_path / 'model'
+  prefix = 'transformer.' if layout == 'gpt2' else 'backbone.'
+  random_file(source, layout, 50_257, 64, 1, prefix, half, **sizes)
+  config = convert.published_config(layout)
+  config.data.length, config.sampling.steps = 16, 2
+  config.hyperschedule.width = 4
+  tokenizer = shared_data / 'gpt2_bpe'
+  convert.import_file(source, workdir, layout=layout, tokenizer=tokenizer, config=config)
+  (sample,) = ardiff_jax.load(workdir).sample(1, 'Hello')
+  assert sample.token_ids[0] == 15496 and len(sample.token_ids) == 16
+  assert convert.export_file(workdir, tmp_path / 'again.safetensors') == layout
+  with (
+    safetensors.safe_open(source, 'numpy') as old,
+    safetensors.safe_open(tmp_path / 'again.safetensors', 'numpy') as new,
+  ):
+    derived = set() if layout == 'gpt2' else {prefix + layouts.DERIVED}
+    assert set(new.keys()) == set(old.keys()) | derived
+    for name in old.keys():  # noqa: SIM118  (no mapping)
+      ours, theirs = new.get_tensor(name), old.get_tensor(name)
+      assert ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes(), name
+
+
+def test_what_a_config_may_not_say(shared_data, tmp_path):
+  source, workdir = tmp_path / 'model.safetensors', tmp_path / 'model'
+  random_file(source, 'hdlm_gamma', 300, 64, 1, condition_dim=24)
+  tokenizer = shared_data / 'gpt2_bpe'
+  with pytest.raises(UserError, match='which γ the model has is not in the file'):
+    convert.import_file(source, workdir, tokenizer=tokenizer)
+  config = convert.published_config('hdlm_gamma')
+  config.objective.head = 'x0'
+  with pytest.raises(UserError, match=r"objective\.head is 'x0', and that of hdlm_gamma 'score'"):
+    convert.import_file(source, workdir, tokenizer=tokenizer, config=config)
+  with pytest.raises(UserError, match=r'has no vocab\.json: say with --tokenizer'):
+    convert.import_file(source, workdir)
+  with pytest.raises(UserError, match="unknown layout 'hdlm'; known: auto, hdlm_epsilon"):
+    convert.read(source, 'hdlm')
+  assert not workdir.exists()
+
+
+@needs_fixtures
+def test_gpt2_comes_with_its_tied_head_and_masks(tmp_path):
+  """As its library writes it: a head beside the prefix, and buffers. Another head is refused."""
+  extra = {
+    'lm_head.weight': safetensors.numpy.load_file(weights('gpt2'))['transformer.wte.weight'],
+    'transformer.h.0.attn.bias': np.ones((1, 1, 16, 16), np.uint8),
+    'transformer.h.0.attn.masked_bias': np.array(-1e4, np.float16),
+  }
+  path = altered(tmp_path, lambda x: x | extra, 'gpt2')
+  _, arrays, origin = convert.read(path, num_heads=4)
+  _, plain, _ = convert.read(weights('gpt2'), num_heads=4)
+  assert origin == {'layout': 'gpt2', 'prefix': 'transformer.', 'dtypes': {}}
+  for key, value in plain.items():
+    np.testing.assert_array_equal(arrays[key], value)
+  extra['lm_head.weight'] = extra['lm_head.weight'] + 1
+  with pytest.raises(UserError, match=r'lm_head\.weight is not wte\.weight'):
+    convert.read(altered(tmp_path, lambda x: x | extra, 'gpt2'), num_heads=4)
+
+
+@needs_fixtures
+@pytest.mark.parametrize(
+  'value, message',
+  [
+    (np.ones((), np.float32), 'expected half the width of a head'),
+    (np.ones(5, np.float32), 'expected half the width of a head'),
+    (np.ones(4, np.float32), 'not those of base 10,000'),
+  ],
+)
+def test_other_rotary_frequencies_are_refused(value, message, tmp_path):
+  with pytest.raises(UserError, match=message):
+    convert.read(altered(tmp_path, lambda x: x | {layouts.DERIVED: value}))
 
 
 @pytest.mark.slow

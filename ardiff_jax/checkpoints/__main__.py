@@ -51,8 +51,8 @@ def main(what: str) -> None:
     num_heads=_NUM_HEADS.value,
   )
   print(
-    f'{content["parameters"]:,} parameters of layout {content["imported"]["layout"]} in '
-    f'{directory}',
+    f'{content["parameters"]:,} parameters of layout {content["imported"]["layout"]}, '
+    f'{content["config"]["model"]["num_heads"]} heads, in {directory}',
     file=sys.stderr,
   )
 

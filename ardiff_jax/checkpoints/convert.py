@@ -2,9 +2,11 @@
 
 import importlib.util
 import pathlib
+import re
 import sys
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,7 +18,7 @@ from ardiff_jax.checkpoints import files, layouts
 from ardiff_jax.checkpoints.layouts import Arrays
 from ardiff_jax.data import tokenizers
 from ardiff_jax.errors import UserError
-from ardiff_jax.models.transformer import TransformerConfig
+from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.training.checkpointing import restore_ema, save_ema
 from ardiff_jax.training.state import abstract_params
 
@@ -25,7 +27,12 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
   'hdlm_epsilon': ('epsilon_hybrid', {}),
   'hdlm_gamma': (
     'gamma_hybrid',
-    {'noise.delta': 5e-3, 'objective.head': 'score', 'objective.settled_weight': 0.0},
+    {
+      'noise.delta': 5e-3,
+      'objective.head': 'score',
+      'objective.settled_weight': 0.0,
+      'sampling.sampler': 'analytic',
+    },
   ),
   'mdlm': ('mdlm', {}),
   'sedd': ('sedd', {'noise.delta': 1e-3}),
@@ -34,13 +41,16 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _NOT_IN_CONFIG = ('vocab_size',)
 _FREE = ('dropout', 'remat', 'attention', 'dtype')  # of config.model, what is no matter of weights
-_IGNORED = ('lm_head.weight', '.attn.bias', '.attn.masked_bias')  # tied or no weights, of GPT-2
+_BUFFERS = re.compile(r'h\.\d+\.attn\.(bias|masked_bias)')  # of GPT-2: masks, no weights
+_HEAD = 'lm_head.weight'  # of GPT-2: the embedding again
+_MEANING = ('noise.name', 'objective.name', 'objective.head')  # of what the network gives
 
 
 def read(
   source: pathlib.Path, layout: str = 'auto', num_heads: int = 0, **extra: object
-) -> tuple[TransformerConfig, Arrays, dict[str, str]]:
-  """Returns the network of a file, its parameters, and {'layout', 'prefix', 'dtype'} of the file.
+) -> tuple[TransformerConfig, Arrays, dict[str, Any]]:
+  """Returns the network of a file, its parameters, and what an export needs: {'layout', 'prefix',
+  'dtypes'}, the latter of the tensors that are not float32.
 
   Tensors are read one by one into the parameters.
 
@@ -54,9 +64,14 @@ def read(
     UserError: the layout cannot be told, or a tensor is missing, too many, or of another shape.
   """
   file = files.open_file(files.find(source))
-  shapes = {name: shape for name, shape in file.shapes.items() if not name.endswith(_IGNORED)}
   if layout == 'auto':
-    layout = layouts.recognise(set(shapes))
+    layout = layouts.recognise(set(file.shapes))
+  _check_layout(layout)
+  shapes = dict(file.shapes)
+  if layout == 'gpt2':
+    shapes = {k: x for k, x in shapes.items() if k != _HEAD and not _BUFFERS.fullmatch(k)}
+    if _HEAD in file.shapes and not np.array_equal(file.read(_HEAD), file.read('wte.weight')):
+      raise UserError(f'as layout gpt2: {_HEAD} is not wte.weight, and only tied heads are known')
   config = layouts.describe(layout, shapes, num_heads, **extra)
   expected = layouts.tensors(layout, config)
   wrong = [
@@ -74,13 +89,23 @@ def read(
     for name, tensor in expected.items()
     if name in shapes and shapes[name] != tensor.shape
   ]
+  wrong += [
+    f'{name} is of {file.dtypes[name]}, expected float32, float16 or bfloat16'
+    for name in expected
+    if name in shapes and file.dtypes[name] not in ('float32', 'float16', 'bfloat16')
+  ]
   if wrong:
     more = f'\n  and {len(wrong) - 10} more' if len(wrong) > 10 else ''
     raise UserError(f'as layout {layout}:\n  ' + '\n  '.join(wrong[:10]) + more)
   arrays = {path: np.zeros(shape, np.float32) for path, shape in _shapes(config).items()}
   for name, tensor in expected.items():
     tensor.put(arrays, file.read(name))
-  return config, arrays, {'layout': layout, 'prefix': file.prefix, 'dtype': file.dtype}
+  if layouts.DERIVED in shapes and not np.allclose(
+    file.read(layouts.DERIVED), layouts.derived(config), rtol=1e-2
+  ):
+    raise UserError(f'as layout {layout}: {layouts.DERIVED} are not those of base 10,000')
+  dtypes = {k: x for k, x in file.dtypes.items() if k in shapes and x != 'float32'}
+  return config, arrays, {'layout': layout, 'prefix': file.prefix, 'dtypes': dtypes}
 
 
 def import_file(
@@ -109,11 +134,25 @@ def import_file(
     raise UserError(f'{workdir} holds a run already: name another --workdir')
   file = files.find(source)
   folder = tokenizer or file.parent
+  if tokenizer is None and not (folder / 'vocab.json').is_file():
+    raise UserError(f"{folder} has no vocab.json: say with --tokenizer where GPT-2's is")
   if layout == 'auto':
     layout = layouts.recognise(set(files.open_file(file).shapes))
-  if layout not in layouts.LAYOUTS:
-    raise UserError(f'unknown layout {layout!r}; known: {", ".join(layouts.LAYOUTS)}')
-  config = config or published_config(layout)
+  _check_layout(layout)
+  if layout == 'hdlm_gamma' and config is None:
+    raise UserError(
+      'which γ the model has is not in the file: give --config=configs/gamma_hybrid.py '
+      '--config.noise.gamma=0.01 or another, with the settings that the README names'
+    )
+  published = published_config(layout)
+  config = (config or published).copy_and_resolve_references()
+  contradictions = [
+    f'config.{key} is {_at(config, key)!r}, and that of {layout} {_at(published, key)!r}'
+    for key in _MEANING
+    if _at(config, key) != _at(published, key)
+  ]
+  if contradictions:
+    raise UserError('; '.join(contradictions))
   extra = {'mask_mixing': config.noise.gamma} if layout == 'hdlm_gamma' else {}
   network, arrays, origin = read(file, layout, num_heads, **extra)
   with config.unlocked():
@@ -161,7 +200,7 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
   if target.suffix != '.safetensors' or not target.absolute().parent.is_dir():
     raise UserError(f'--to={target} must be a .safetensors file in a folder that is there')
   content = workdir_lib.read(workdir)
-  origin = content.get('imported', {'layout': None, 'prefix': '', 'dtype': 'float32'})
+  origin = content.get('imported', {'layout': None, 'prefix': '', 'dtypes': {}})
   layout = origin['layout'] if layout == 'auto' else layout
   if layout not in layouts.LAYOUTS:
     raise UserError(
@@ -188,11 +227,12 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
 
   def tensors():
     for name, tensor in expected.items():
-      yield origin['prefix'] + name, tensor.get(arrays)
+      yield name, tensor.get(arrays)
     if layout != 'gpt2':
-      yield origin['prefix'] + layouts.DERIVED, layouts.derived(network)
+      yield layouts.DERIVED, layouts.derived(network)
 
-  files.write(target, tensors(), origin['dtype'])
+  prefix, dtypes = origin['prefix'], origin['dtypes']
+  files.write(target, ((prefix + k, x, dtypes.get(k, 'float32')) for k, x in tensors()))
   return layout
 
 
@@ -217,6 +257,16 @@ def published_config(layout: str) -> ConfigDict:
   return config
 
 
+def _check_layout(layout: str) -> None:
+  if layout not in layouts.LAYOUTS:
+    raise UserError(f'unknown layout {layout!r}; known: auto, {", ".join(layouts.LAYOUTS)}')
+
+
+def _at(config: ConfigDict, key: str) -> Any:
+  part, name = key.split('.')
+  return config[part][name]
+
+
 def to_params(arrays: Arrays) -> dict:
   """Returns the parameters as variables of the network."""
   tree: dict = {}
@@ -238,14 +288,10 @@ def _place(arrays: Arrays, abstract: dict) -> dict:
 
 def _shapes(config: TransformerConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
   """Shapes of all parameters of a network."""
-  from ardiff_jax.models.transformer import Transformer
-
   zeros = np.zeros((1, 1), np.int32)
   init = lambda: Transformer(config).init(  # noqa: E731
     jax.random.key(0), zeros, sigma=np.zeros((1, 1), np.float32), positions=np.zeros(1, np.int32)
   )
-  import flax.linen as nn
-
   return {path: x.shape for path, x in _flat(nn.unbox(jax.eval_shape(init))).items()}
 
 

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Protocol
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -15,7 +16,13 @@ import safetensors.numpy
 from ardiff_jax.errors import UserError
 
 _PREFIXES = 'module.', 'backbone.', 'model.', 'transformer.'
+_UNWRAPPED = ('lm_head.',)  # beside what the prefix wraps
+_SHORT = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
 _PICKLES = '.bin', '.ckpt', '.pt', '.pth'
+_CONVERT = (
+  'where there is torch and you trust the file, convert it: '
+  'safetensors.torch.save_file(STATE_DICT, FILE), STATE_DICT its tensors by name'
+)
 
 
 class Tensors(Protocol):
@@ -24,12 +31,12 @@ class Tensors(Protocol):
   Attributes:
     shapes: of each.
     prefix: what all names begin with in the file.
-    dtype: of the file's tensors: 'float32', 'float16' or 'bfloat16'.
+    dtypes: of each, 'float32', 'float16' or 'bfloat16' if they are weights.
   """
 
   shapes: dict[str, tuple[int, ...]]
   prefix: str
-  dtype: str
+  dtypes: dict[str, str]
 
   def read(self, name: str) -> np.ndarray:
     """Returns one tensor, float32."""
@@ -67,18 +74,19 @@ def open_file(path: pathlib.Path) -> Tensors:
   raise UserError(f'{path}: known are .safetensors, {", ".join(_PICKLES)}')
 
 
-def write(path: pathlib.Path, tensors: Iterator[tuple[str, np.ndarray]], dtype: str) -> None:
-  """Writes safetensors, whole or not at all."""
-  import ml_dtypes
-
-  kind = ml_dtypes.bfloat16 if dtype == 'bfloat16' else np.dtype(dtype)
+def write(path: pathlib.Path, tensors: Iterator[tuple[str, np.ndarray, str]]) -> None:
+  """Writes safetensors, whole or not at all: names, float32 values and the dtypes they get."""
   temporary = path.with_name(path.name + '.tmp')
-  safetensors.numpy.save_file(
-    {name: np.ascontiguousarray(value.astype(kind)) for name, value in tensors},
-    temporary,
-    metadata={'format': 'pt'},
-  )
-  os.replace(temporary, path)
+  content = {name: value.astype(_kind(dtype)) for name, value, dtype in tensors}
+  try:
+    safetensors.numpy.save_file(content, temporary, metadata={'format': 'pt'})
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _kind(dtype: str) -> np.dtype:
+  return np.dtype(ml_dtypes.bfloat16 if dtype == 'bfloat16' else dtype)
 
 
 class _Safetensors:
@@ -93,11 +101,14 @@ class _Safetensors:
     self.shapes = {
       name.removeprefix(self.prefix): tuple(x.get_shape()) for name, x in slices.items()
     }
-    kinds = {x.get_dtype() for x in slices.values()}
-    self.dtype = {'F16': 'float16', 'BF16': 'bfloat16'}.get(min(kinds, default='F32'), 'float32')
+    self.dtypes = {
+      name.removeprefix(self.prefix): _SHORT.get(x.get_dtype(), x.get_dtype())
+      for name, x in slices.items()
+    }
 
   def read(self, name: str) -> np.ndarray:
-    return self._file.get_tensor(self.prefix + name).astype(np.float32)
+    bare = name.startswith(_UNWRAPPED)
+    return self._file.get_tensor(name if bare else self.prefix + name).astype(np.float32)
 
 
 class _Pickle:
@@ -106,21 +117,19 @@ class _Pickle:
       import torch
     except ImportError:
       raise UserError(
-        f'{path} is a pickle, which takes torch to read, and torch is not installed: convert it '
-        'where it is, with safetensors.torch.save_file(torch.load(FILE, weights_only=True), '
-        "'model.safetensors')"
+        f'{path} is a pickle, which takes torch to read, and torch is not installed: {_CONVERT}'
       ) from None
     try:
       content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except Exception as error:  # pickle, zip and runtime errors of any kind
-      raise UserError(f'{path} cannot be read as weights alone: {str(error)[:200]}') from None
+      reason = str(error).splitlines()[0][:200]
+      raise UserError(f'{path} cannot be read as weights alone ({reason}): {_CONVERT}') from None
     content = content.get('state_dict', content)
     self._tensors = {name: x for name, x in content.items() if isinstance(x, torch.Tensor)}
     self.prefix = _prefix(list(self._tensors))
     self._tensors = {name.removeprefix(self.prefix): x for name, x in self._tensors.items()}
     self.shapes = {name: tuple(x.shape) for name, x in self._tensors.items()}
-    kinds = {str(x.dtype).removeprefix('torch.') for x in self._tensors.values()}
-    self.dtype = min(kinds & {'float16', 'bfloat16'}, default='float32')
+    self.dtypes = {name: str(x.dtype).removeprefix('torch.') for name, x in self._tensors.items()}
 
   def read(self, name: str) -> np.ndarray:
     return self._tensors[name].float().numpy()
@@ -128,6 +137,7 @@ class _Pickle:
 
 def _prefix(names: list[str]) -> str:
   """What wraps all names, such as 'module.backbone.'."""
+  names = [name for name in names if not name.startswith(_UNWRAPPED)]
   found = ''
   while names and (
     one := next((x for x in _PREFIXES if all(n.startswith(found + x) for n in names)), None)

@@ -99,7 +99,13 @@ def describe(
     vocab_size, hidden = rows - 1, of('blocks.0.mlp.0.weight')[0]
     sizes = dict(num_layers=_count(shapes, 'blocks'))
     if DERIVED in shapes:
-      num_heads = num_heads or width // (2 * shapes[DERIVED][0])
+      half = shapes[DERIVED][0] if len(shapes[DERIVED]) == 1 else 0
+      if not half or width % (2 * half) or num_heads not in (0, width // (2 * half)):
+        raise UserError(
+          f'layout {layout}: {DERIVED} is {list(shapes[DERIVED])}, expected half the width of a '
+          'head'
+        )
+      num_heads = width // (2 * half)
     if LAYOUTS[layout]['conditioning'] != 'none':
       sizes['condition_dim'] = of('sigma_map.mlp.0.weight')[0]
   num_heads = num_heads or max(width // 64, 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 class Dense(nn.Module):
-  """A linear map from the last axis to `features`, without bias.
+  """A linear map from the last axis to `features`.
 
   Attributes:
     features: output axes.
