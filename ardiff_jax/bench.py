@@ -59,11 +59,11 @@ def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str
   name, length = config.sampling.sampler, config.data.length
   schedule = samplers.rows(method, config, name, length=length)
   method = method_lib.on_schedule(method, schedule)
-  stepper = samplers.make(method, name, config.sampling.eta)
+  stepper = samplers.make(method, config, name)
   process = method.generation_process
   params = nn.unbox(method.denoise.init(jax.random.key(0), length))
   shape = _SAMPLER_BATCH, length
-  sampler = jax.jit(generate, static_argnames=('denoise', 'process', 'stepper', 'use_cache'))
+  sampler = jax.jit(generate, static_argnames=('denoise', 'process', 'use_cache'))
   nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
   keys = jax.random.split(jax.random.key(1), _SAMPLER_BATCH)
   calls = {}

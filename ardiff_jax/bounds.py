@@ -26,7 +26,7 @@ from ardiff_jax import divergences, rng
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser
 from ardiff_jax.noise import EpsilonHybrid, Process
-from ardiff_jax.objectives import Examples, ScoreEntropy
+from ardiff_jax.objectives.likelihood import Examples, ScoreEntropy
 from ardiff_jax.rows import split_row
 from ardiff_jax.tokenwise import tokenwise
 

@@ -104,7 +104,7 @@ def compare(
       "config.tokenizer.path set to the other's model"
     )
   for sampler in samplers:
-    samplers_lib.make(model.method, sampler, model.config.sampling.eta)
+    samplers_lib.make(model.method, model.config, sampler)
   if not 0 < round(corrupted * model.config.data.length) < model.config.data.length:
     raise UserError(f'corrupted={corrupted} of {model.config.data.length} tokens is none or all')
   corpus = training_corpus(directory, model.config)

@@ -38,6 +38,8 @@ class Sample:
     hyperschedule: rows that were descended.
     temperature: of the draws.
     seed: of its batch, or its own.
+    notes: what the sampler noted at each step, lists of S numbers; empty for most samplers. Of a
+      revision, the sum of `live` is the calls that this sample needed.
     trace: int[F, L], canvases (mask = vocab_size) after `trace_steps`; None unless asked for.
     trace_steps: steps of the trace.
   """
@@ -53,6 +55,7 @@ class Sample:
   hyperschedule: str
   temperature: float
   seed: int
+  notes: dict[str, list[float]] = dataclasses.field(default_factory=dict, repr=False)
   trace: np.ndarray | None = dataclasses.field(default=None, repr=False)
   trace_steps: list[int] | None = dataclasses.field(default=None, repr=False)
 
@@ -241,6 +244,7 @@ def generate_texts(
         )
       )
     seconds = time.perf_counter() - began
+    notes = None if result.notes is None else result.notes._asdict()
     for i in range(min(batch_size, count - first)):
       free = ~canvases.given[first + i]
       ids = result.tokens[i]
@@ -259,6 +263,7 @@ def generate_texts(
           hyperschedule=method.hyperschedule.name,
           temperature=float(controls.temperature),
           seed=int(seeds[first + i]),
+          notes={} if notes is None else {k: x[:, i].tolist() for k, x in notes.items()},
           trace=result.trace[:, i, : len(ids)] if trace else None,
           trace_steps=trace_steps(method.hyperschedule.num_steps, trace) if trace else None,
         )
@@ -288,5 +293,5 @@ def _keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
 
 
 _generate = jax.jit(
-  generate, static_argnames=('denoise', 'process', 'stepper', 'stop_id', 'use_cache', 'trace')
+  generate, static_argnames=('denoise', 'process', 'stop_id', 'use_cache', 'trace')
 )

@@ -4,15 +4,18 @@ import dataclasses
 import inspect
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from ardiff_jax import hyperschedules, noise, rows
+from ardiff_jax import hyperschedules, noise, rng, rows
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser, make_denoiser
+from ardiff_jax.models.gate import Gate
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import Process
-from ardiff_jax.objectives import NextToken, ScoreEntropy, WeightedCrossEntropy
+from ardiff_jax.objectives.gate import OverwriteGate
+from ardiff_jax.objectives.likelihood import NextToken, ScoreEntropy, WeightedCrossEntropy
 
 PROCESSES = {
   'absorbing': noise.absorbing,
@@ -24,6 +27,7 @@ OBJECTIVES = {
   'next_token': NextToken,
   'weighted_cross_entropy': WeightedCrossEntropy,
   'score_entropy': ScoreEntropy,
+  'overwrite_gate': OverwriteGate,
 }
 
 CACHES = ('auto', 'on', 'off')
@@ -38,14 +42,23 @@ class Method:
     hyperschedule: rows of training and evaluation.
     denoise: the network under the method's attention and alignment.
     objective: the training loss.
+    gate: overwrite gate beside the network; None for none.
     own_chain: whether an ε-hybrid is measured on its own noise rather than on absorbing noise.
   """
 
   process: Process
   hyperschedule: Hyperschedule
   denoise: Denoiser
-  objective: NextToken | WeightedCrossEntropy | ScoreEntropy
+  objective: NextToken | WeightedCrossEntropy | ScoreEntropy | OverwriteGate
+  gate: Gate | None = None
   own_chain: bool = False
+
+  def init(self, key: jax.Array, length: int) -> dict:
+    """Returns new parameters, boxed, see `Denoiser.init`: collection 'params', and 'gate'."""
+    params = self.denoise.init(key, length)
+    if self.gate is None:
+      return params
+    return params | {'gate': self.gate.new_weights(rng.stream(key, 'gate'))}
 
   @property
   def is_autoregressive(self) -> bool:
@@ -56,6 +69,11 @@ class Method:
   def predicts_scores(self) -> bool:
     """Whether the network gives ratios of marginals rather than a law of x_0."""
     return isinstance(self.objective, ScoreEntropy) and self.objective.head == 'score'
+
+  @property
+  def trained(self) -> tuple[str, ...] | None:
+    """Collections of the parameters that the objective trains; None for all."""
+    return getattr(self.objective, 'trained', None)
 
   @property
   def generation_process(self) -> Process:
@@ -85,10 +103,11 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
     network = Transformer(TransformerConfig(vocab_size=vocab_size, **config.model))
   with _blaming('denoiser'):
     denoise = make_denoiser(network, schedule, bos_id=bos_id, eos_id=eos_id, **config.denoiser)
+  with _blaming('gate'):
+    gate = _gate(config)
   with _blaming('objective'):
-    objective = _call(
-      OBJECTIVES, config.objective, process=process, width=config.hyperschedule.width
-    )
+    width = config.hyperschedule.width
+    objective = _call(OBJECTIVES, config.objective, process=process, width=width, gate=gate)
     if getattr(objective, 'doubled', False):
       rows.check_tiling(schedule)
       if denoise.rules.context == 'full':
@@ -106,7 +125,16 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
         'next_token needs hyperschedule autoregressive, '
         f'got {config.hyperschedule.name}: its model can generate in no other order'
       )
-  return Method(process, schedule, denoise, objective)
+  return Method(process, schedule, denoise, objective, gate)
+
+
+def _gate(config: ConfigDict) -> Gate | None:
+  settings = config.gate
+  if not settings.kind:
+    return None
+  gate = Gate(settings.kind, config.model.model_dim, settings.width, tuple(settings.signals))
+  gate.check()
+  return gate
 
 
 def measured_on(method: Method, hyperschedule: Hyperschedule, own_chain: bool) -> Method:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from ardiff_jax.method import Method
 from ardiff_jax.report import traces
 from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.training.checkpointing import restore_ema
-from ardiff_jax.training.state import abstract_state, make_optimizer
+from ardiff_jax.training.state import abstract_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Model:
     sampler: str | None = None,
     steps: int | None = None,
     eta: float | None = None,
+    revision: Mapping[str, Any] | None = None,
     temperature: float | None = None,
     hyperschedule: str | Hyperschedule | None = None,
     own_chain: bool = False,
@@ -104,6 +105,8 @@ class Model:
       sampler: a key of `samplers.TABLE`; None for the config's.
       steps: T, noise levels a token passes; None for the config's.
       eta: η of samplers that correct or mask again; None for the config's.
+      revision: of sampler revision, fields of `Revision` other than config.revision's; `truth`
+        too, for its doubt 'oracle'.
       temperature: divides the logits; 0 takes the most likely token; None for the config's.
       hyperschedule: other rows than the config's, as 'block,width=4,num_levels=8' or made with
         `ardiff_jax.hyperschedules`, over as many positions as the text has.
@@ -169,11 +172,16 @@ class Model:
         'guidance compares predictions of x_0 with the prompt and with masks in its place: it '
         'needs a model that was trained on masks and predicts no scores'
       )
+    stepper = samplers.make(
+      method, self.config, sampler, eta=eta, revision=revision, params=self.params
+    )
+    if 'truth' in (revision or {}) and (batch_size or num_samples) < num_samples:
+      raise UserError('an oracle knows the truth of all samples at once: leave out batch_size')
     return generation.generate_texts(
       method,
       self.params,
       self.tokenizer,
-      samplers.make(method, sampler, settings.eta if eta is None else eta),
+      stepper,
       canvases,
       controls=bending,
       mesh=self.mesh,
@@ -288,7 +296,5 @@ def load(directory: str | os.PathLike) -> Model:
   )
   method = method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id)
   mesh = mesh_lib.fitting_mesh(config.mesh)
-  optimizer, _ = make_optimizer(config.train)
-  abstract = abstract_state(method.denoise, optimizer, config.data.length, config.seed, mesh)
-  step, params = restore_ema(directory, abstract.ema)
+  step, params = restore_ema(directory, abstract_params(method, config.data.length, mesh))
   return Model(config, tokenizer, method, params, step, mesh)

@@ -4,8 +4,11 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import flax.linen as nn
+import jax
 from ml_collections import ConfigDict
 
 from ardiff_jax import hyperschedules, noise
@@ -13,9 +16,11 @@ from ardiff_jax import method as method_lib
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
+from ardiff_jax.models.gate import Gate
 from ardiff_jax.noise import Process
 from ardiff_jax.sampling import steppers
 from ardiff_jax.sampling.controls import Controls
+from ardiff_jax.sampling.revision import Revision
 from ardiff_jax.sampling.steppers import Stepper
 
 
@@ -51,6 +56,7 @@ class Sampler:
 
 _MASKS = noise.Absorbing, noise.EpsilonHybrid
 _RATES = noise.Absorbing, noise.Uniform, noise.GammaHybrid
+_WRONG_TOKENS = noise.Uniform, noise.GammaHybrid, noise.EpsilonHybrid
 _ALL = *_RATES, noise.EpsilonHybrid
 _WORDS = dict(zip(_ALL, ('masks', 'uniform', 'γ-hybrid', 'ε-hybrid'), strict=True))
 
@@ -69,6 +75,7 @@ TABLE = {
   ),
   'analytic': Sampler(lambda eta, head: steppers.Analytic(head), _RATES, _RATES),
   'euler': Sampler(lambda eta, head: steppers.Euler(head), _RATES, _RATES),
+  'revision': Sampler(lambda eta, head: Revision(), _WRONG_TOKENS),
   'remask': _remasking('remask'),
   'remdm_cap': _remasking('cap'),
   'remdm_rescale': _remasking('rescale'),
@@ -115,13 +122,24 @@ def named(name: str) -> Sampler:
   return TABLE[name]
 
 
-def make(method: Method, name: str, eta: float) -> Stepper:
+def make(
+  method: Method,
+  config: ConfigDict,
+  name: str,
+  *,
+  eta: float | None = None,
+  revision: Mapping[str, Any] | None = None,
+  params: dict | None = None,
+) -> Stepper:
   """Returns the stepper of a sampler.
 
   Args:
     method: of the model.
+    config: of the model.
     name: a key of TABLE.
-    eta: how much is corrected or masked again, in [0, 1].
+    eta: how much is corrected or masked again, in [0, 1]; None for the config's.
+    revision: of sampler revision, fields of `Revision` other than config.revision's.
+    params: of the model, for its gate; a linear gate does without.
 
   Raises:
     UserError: it is unknown, or is not for this model.
@@ -137,12 +155,40 @@ def make(method: Method, name: str, eta: float) -> Stepper:
     wrong = 'this model predicts scores'
   elif method.own_chain and name != 'ancestral':
     wrong = "an ε-hybrid's own chain is followed by ancestral alone"
+  elif revision and name != 'revision':
+    wrong = f'{", ".join(revision)} are settings of sampler revision'
   if wrong:
     raise UserError(f'sampler {name}: {wrong}; what goes together:\n{table()}')
   try:
-    return sampler.make(eta, head)
+    stepper = sampler.make(config.sampling.eta if eta is None else eta, head)
   except ValueError as error:
     raise UserError(f'config.sampling: {error}') from error
+  if isinstance(stepper, Revision):
+    return _equipped(method, {**config.revision, **(revision or {})}, params)
+  return stepper
+
+
+def _equipped(method: Method, settings: dict[str, Any], params: dict | None) -> Revision:
+  """Returns the revision of these settings, with the model's gate, or the untrained linear one."""
+  settings.pop('steps')
+  known = {field.name for field in dataclasses.fields(Revision)} - {'gate', 'weights'}
+  if unknown := sorted(set(settings) - known):
+    raise UserError(
+      f'unknown settings of a revision: {", ".join(unknown)}; known: {", ".join(sorted(known))}'
+    )
+  for name in ('threshold', 'budget'):
+    settings[name] = tuple(settings[name])  # a list, from JSON
+  gate, weights = method.gate, (params or {}).get('gate')
+  if gate is None:
+    gate = Gate('linear', method.denoise.network.config.model_dim)
+  if weights is None:
+    weights = nn.unbox(gate.new_weights(jax.random.key(0)))
+  try:
+    revision = Revision(gate=gate, weights=weights, **settings)
+    revision.check()
+  except (TypeError, ValueError) as error:
+    raise UserError(f'config.revision: {error}') from error
+  return revision
 
 
 def rows(
@@ -161,7 +207,7 @@ def rows(
     config: of the model.
     name: a key of TABLE.
     length: L.
-    steps: T; None for the config's.
+    steps: T; None for config.sampling.steps, or of a revision config.revision.steps.
     other: a hyperschedule, or one as `method.parse_hyperschedule` reads it; None for the config's.
 
   Raises:
@@ -172,6 +218,7 @@ def rows(
     raise UserError(f'sampler {name} has a hyperschedule of its own; leave out {other!r}')
   if other is not None and steps is not None:
     raise UserError('steps and hyperschedule: give one; num_levels of the latter is the steps')
+  own = config.revision.steps if name == 'revision' else config.sampling.steps
   if isinstance(other, Hyperschedule):
     if other.length != length:
       raise UserError(f'{other.name} is over {other.length} positions, and the text has {length}')
@@ -179,7 +226,7 @@ def rows(
   if other is not None:
     return method_lib.parse_hyperschedule(other, length)
   if sampler.own_rows is None:
-    return method_lib.make_hyperschedule(config, steps or config.sampling.steps, length)
+    return method_lib.make_hyperschedule(config, steps or own, length)
   if sampler.flat and not method.hyperschedule.always_active:
     raise UserError(
       f'sampler {name} is for models of hyperschedule flat, this one is of '
@@ -188,7 +235,7 @@ def rows(
   if steps is not None and not sampler.takes_steps:
     raise UserError(f'sampler {name} has as many steps as there are tokens; leave out steps')
   try:
-    return sampler.own_rows(length, steps or config.sampling.steps)
+    return sampler.own_rows(length, steps or own)
   except ValueError as error:
     raise UserError(f'sampler {name}: {error}') from error
 
@@ -198,7 +245,9 @@ def check(config: ConfigDict) -> None:
   refuse."""
   method = method_lib.build(config, vocab_size=2, bos_id=0, eos_id=0)
   settings = config.sampling
-  make(method, settings.sampler, settings.eta)
+  make(method, config, settings.sampler)
+  if isinstance(method.process, TABLE['revision'].models) and not method.predicts_scores:
+    make(method, config, 'revision')
   rows(method, config, settings.sampler, length=config.data.length)
   try:
     Controls(temperature=settings.temperature).check(vocab_size=2)

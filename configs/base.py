@@ -65,8 +65,14 @@ def get_base() -> ConfigDict:
   c.model.attention = 'auto'  # kernels: the device's fastest, 'xla' or 'splash' (TPU)
   c.model.dtype = 'bfloat16'  # of the computation; or 'float32'
 
+  c.gate = ConfigDict()  # which tokens a revision overwrites; trained by overwrite_gate
+  c.gate.kind = ''  # '' for none, 'linear' or 'learned'
+  c.gate.width = 0  # of a learned one; 0: max(64, model_dim / 2)
+  c.gate.signals = ('entropy', 'margin', 'change', 'surprise')  # those it sees
+
   c.objective = ConfigDict()
-  c.objective.name = 'weighted_cross_entropy'  # or 'next_token', 'score_entropy'
+  # 'weighted_cross_entropy', 'next_token', 'score_entropy' or 'overwrite_gate'
+  c.objective.name = 'weighted_cross_entropy'
   # of weighted_cross_entropy and score_entropy:
   c.objective.doubled = False  # train all positions in a pass; block, slide and hybrid only
   # of weighted_cross_entropy:
@@ -78,6 +84,16 @@ def get_base() -> ConfigDict:
   c.objective.head = 'x0'  # or 'score'
   c.objective.form = 'exact'  # or 'released', the public γ-hybrid code's: no bound
   c.objective.settled_weight = 0.0  # of the cross-entropy of settled tokens
+  # of overwrite_gate:
+  c.objective.loss = 'bce'  # or 'marginal', 'relaxed', 'straight_through'
+  c.objective.target = 'canvas_wrong'  # of bce; or 'pred_wrong', 'benefit'
+  c.objective.corrupted = 0.3  # greatest share of tokens replaced
+  c.objective.looks = 2  # in a row, overwritten in between
+  c.objective.num_visits = 8  # of the revisions it is trained for
+  c.objective.sparsity = 0.0  # weight of the edits
+  c.objective.variation = 0.0  # weight of the change of doubt between looks
+  c.objective.relaxation = 1.0  # temperature of relaxed and straight_through
+  c.objective.denoising_weight = 0.0  # of the denoiser's own loss; 0 freezes it
 
   c.train = ConfigDict()
   c.train.steps = 1_000_000
@@ -109,6 +125,29 @@ def get_base() -> ConfigDict:
   c.sampling.steps = 256  # T; S follows from the hyperschedule
   c.sampling.eta = 0.015  # how much acs corrects, and remdm masks again
   c.sampling.temperature = 1.0
+
+  c.revision = ConfigDict()  # of sampler revision; see sampling/revision.py for the values
+  c.revision.steps = 8  # looks at each position
+  c.revision.doubt = 'gate'  # or 'prior', 'uniform', 'random', 'confidence'
+  c.revision.select = 'threshold'  # or 'bernoulli', 'budget'
+  c.revision.accept = 'both'  # or 'either', 'any'
+  c.revision.write = 'best'  # or 'drawn', 'mask'
+  c.revision.phase = 'all'  # or 'early', 'late'
+  c.revision.no_repeats = False  # refuse tokens equal to a neighbour; not for characters
+  c.revision.span = 0  # neighbours selected along
+  c.revision.early_stop = True
+  c.revision.alpha = 1.0  # sharpness of the prior, in which the left matures first
+  c.revision.delta = 0.5  # its shift, in positions
+  c.revision.prior_scale = 0.15  # its greatest value; 0 for none
+  c.revision.rate = 0.15  # of doubt uniform
+  c.revision.threshold = (0.1, 0.3)  # at the first and last look
+  c.revision.budget = (0.3, 0.05)  # likewise, share of the positions
+  c.revision.hysteresis = 0.05  # less threshold for what was selected before
+  c.revision.ratio = 1.2  # by which a new token must be likelier
+  c.revision.lead = 0.1  # by which its probability must be higher
+  c.revision.least_doubt = 1e-3  # below which a revision ends
+  c.revision.cooldown = 1  # looks for which an edit stands
+  c.revision.level = 0.15  # noise that a network which is told of it is told
   return c
 
 

@@ -22,7 +22,7 @@ from ardiff_jax.hyperschedules import (
 )
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
-from ardiff_jax.objectives import ScoreEntropy, reading_nats
+from ardiff_jax.objectives.likelihood import ScoreEntropy, reading_nats
 
 VOCAB, LENGTH = 3, 3
 SEQUENCES = worlds.sequences(VOCAB, LENGTH)

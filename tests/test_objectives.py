@@ -24,7 +24,7 @@ from ardiff_jax import divergences, noise
 from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, slide
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
-from ardiff_jax.objectives import (
+from ardiff_jax.objectives.likelihood import (
   Examples,
   NextToken,
   ScoreEntropy,

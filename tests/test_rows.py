@@ -10,7 +10,7 @@ from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, hybri
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import epsilon_hybrid, gamma_hybrid
-from ardiff_jax.objectives import Examples, ScoreEntropy, WeightedCrossEntropy
+from ardiff_jax.objectives.likelihood import Examples, ScoreEntropy, WeightedCrossEntropy
 
 LENGTH, VOCAB = 7, 11
 TILING = [

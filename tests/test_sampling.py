@@ -327,7 +327,7 @@ def test_gamma_at_its_ends_moves_as_absorbing_and_uniform(gamma, pure):
     stepper = Ancestral()
     decision = stepper.decide(process, step)
     if decision is None:
-      return stepper.move(process, step, logits, lambda x: x)
+      return stepper.move(process, step, logits, lambda x: x).tokens
     return jnp.where(decision.redraw, draws.inverse_cdf(logits, step.uniform), step.canvas)
 
   ours, theirs = (moved(p) for p in (noise.gamma_hybrid(VOCAB, gamma), pure))

@@ -16,7 +16,7 @@ from ardiff_jax.models.attention import attend
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import absorbing
-from ardiff_jax.objectives import Examples, NextToken, WeightedCrossEntropy
+from ardiff_jax.objectives.likelihood import Examples, NextToken, WeightedCrossEntropy
 from configs import base
 
 EOS = 1

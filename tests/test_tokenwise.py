@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ardiff_jax import hyperschedules, noise
-from ardiff_jax.objectives import Examples, ScoreEntropy, WeightedCrossEntropy
+from ardiff_jax.objectives.likelihood import Examples, ScoreEntropy, WeightedCrossEntropy
 from ardiff_jax.tokenwise import tokenwise
 
 

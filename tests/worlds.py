@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ardiff_jax.hyperschedules import Hyperschedule, Region
+from ardiff_jax.models.transformer import Features
 
 
 def sequences(num_symbols: int, length: int) -> np.ndarray:
@@ -55,10 +56,10 @@ class World:
     return self._predict(params, canvas, sigma=sigma, regions=regions, settle_step=settle_step)
 
   def features(self, params, canvas, *, outputs, **shown):
-    return self._predict(params, canvas, **shown)[:, outputs]
+    return Features(self._predict(params, canvas, **shown)[:, outputs], None)
 
   def project(self, params, features):
-    return features
+    return features.x
 
 
 @World

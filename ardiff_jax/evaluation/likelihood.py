@@ -17,7 +17,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
 from ardiff_jax.noise import EpsilonHybrid, GammaHybrid, Uniform
-from ardiff_jax.objectives import reading_nats
+from ardiff_jax.objectives.likelihood import reading_nats
 
 
 @dataclasses.dataclass(frozen=True)

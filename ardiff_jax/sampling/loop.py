@@ -13,7 +13,7 @@ Shapes: B batch, L length, S steps, W positions of the widest window, V vocabula
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from ardiff_jax.models.layouts import slot_values
 from ardiff_jax.noise import Process
 from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.draws import inverse_cdf
-from ardiff_jax.sampling.steppers import Step, Stepper
+from ardiff_jax.sampling.steppers import Moved, Step, Stepper
 
 _CHUNK = 32  # positions of an example that are projected onto the vocabulary at once
 
@@ -38,6 +38,8 @@ class Samples(NamedTuple):
     network_calls: int32[], calls of the network for the batch.
     redraws: int32[B], visible tokens that were replaced or masked again.
     reveal_step: int32[B, L], the step at which a mask last became a token; -1 for never.
+    notes: pytree of [S, B], what the stepper noted at each step; None if it notes nothing.
+    memory: pytree of [B, L], what the stepper remembers in the end; None if it has no memory.
     trace: int32[F, B, L], canvases after the steps `trace_steps`; None unless asked for.
   """
 
@@ -45,6 +47,8 @@ class Samples(NamedTuple):
   network_calls: jax.Array
   redraws: jax.Array
   reveal_step: jax.Array
+  notes: Any
+  memory: Any
   trace: jax.Array | None
 
 
@@ -56,7 +60,7 @@ def trace_steps(num_steps: int, trace: int) -> list[int]:
 
 class _Row(NamedTuple):
   """One row of the schedule: window int32[W], -1 for none; place int32[W], the same, in range;
-  sigma float32[B, L]; may_move bool[B, W]; times float32[1, W]."""
+  sigma float32[B, L]; may_move bool[B, W]; times and visits float32[1, W]."""
 
   window: jax.Array
   place: jax.Array
@@ -64,13 +68,14 @@ class _Row(NamedTuple):
   may_move: jax.Array
   t: jax.Array
   s: jax.Array
+  visit: jax.Array
 
 
 class _State(NamedTuple):
-  """What a step changes; confidence is None unless it is tracked, the cache without one."""
+  """What a step changes; memory is None if the stepper has none, the cache without one."""
 
   canvas: jax.Array
-  confidence: jax.Array | None
+  memory: Any
   cache: object
   calls: jax.Array
   redraws: jax.Array
@@ -154,9 +159,9 @@ class _Loop:
     batch, length = blank.shape
     steps = jnp.arange(self.schedule.num_steps)
     calls_S = (self.moving_SxL & ~self.given.all(axis=0)[None]).any(axis=1)
-    confidence = jnp.ones(blank.shape) if self.stepper.tracks_confidence else None
+    memory = self.stepper.memory(blank.shape)
     nowhere = jnp.full(blank.shape, -1)
-    state = _State(blank, confidence, None, jnp.zeros((), int), jnp.zeros(batch, int), nowhere)
+    state = _State(blank, memory, None, jnp.zeros((), int), jnp.zeros(batch, int), nowhere)
     kept_S = jnp.zeros_like(calls_S)  # rows to call for the cache alone
     first = jnp.zeros((), int)
     if self.use_cache:
@@ -165,68 +170,85 @@ class _Loop:
       # The context of a prompt is computed in one call, that of the first step that moves anything.
       prompted = (first > 0) & calls_S[first]
       state = state._replace(cache=self.denoise.empty_cache(self._shown(blank).shape[0], length))
-      state = jax.lax.cond(prompted, lambda state: self._read_prompt(state, first), _same, state)
+      state, prompt_notes = jax.lax.cond(
+        prompted, lambda state: self._read_prompt(state, first), self._skip_prompt, state
+      )
       left_S = (steps >= first + prompted) & (steps <= last)
       calls_S, kept_S = calls_S & left_S, settles_S & left_S
 
     def body(carry, row):
       state, done, frames = carry
       step, may_call, keep = row
-      new = self._step(state, step, may_call & ~done, keep & ~done)
+      new, notes = self._step(state, step, may_call & ~done, keep & ~done)
       if stop_id is not None:
         ended = (new.canvas == stop_id) & ~self.given & (self.levels[step + 1] == 0)[None]
         done |= ended.any(axis=1).all()
       if trace:
         shown = jnp.where(step < first, blank, new.canvas)  # the prompt is read before the scan
         frames = frames.at[step * len(frames) // self.schedule.num_steps].set(shown)
-      return (new, done, frames), None
+      return (new, done, frames), notes
 
     frames = None
     if trace:
       frames = jnp.broadcast_to(blank, (min(trace, self.schedule.num_steps), *blank.shape))
     start = state, jnp.zeros((), bool), frames
-    (state, _, frames), _ = jax.lax.scan(body, start, (steps, calls_S, kept_S))
+    (state, _, frames), notes = jax.lax.scan(body, start, (steps, calls_S, kept_S))
+    if self.use_cache:  # nothing was noted at that row of the scan
+      notes = jax.tree.map(lambda x, new: x.at[first].add(new), notes, prompt_notes)
     tokens = state.canvas
     if stop_id is not None:
       ends = (tokens == stop_id) & ~self.given
       tokens = jnp.where((jnp.cumsum(ends, axis=1) > 0) & ~self.given, stop_id, tokens)
-    return Samples(tokens, state.calls, state.redraws, state.reveal_step, frames)
+    return Samples(
+      tokens, state.calls, state.redraws, state.reveal_step, notes, state.memory, frames
+    )
 
-  def _read_prompt(self, state: _State, step: jax.Array) -> _State:
+  def _read_prompt(self, state: _State, step: jax.Array):
     """The first step that moves anything, all that is settled at it read in the same call."""
     row = self._row(step)
     info, decision = self._decide(state, row, step)
-    drawn, likely, entries = self._call(state, row, info, decision, step, -1, state.cache.num_slots)
-    state = self._settle(state, row, info, decision, step, drawn, likely)
-    return state._replace(cache=state.cache.write(entries), calls=state.calls + 1)
+    moved, entries = self._call(state, row, info, decision, step, -1, state.cache.num_slots)
+    state = self._settle(state, row, info, decision, step, moved)
+    state = state._replace(cache=state.cache.write(entries), calls=state.calls + 1)
+    return state, moved.notes
 
-  def _step(self, state: _State, step, may_call, keep) -> _State:
+  def _skip_prompt(self, state: _State):
+    return state, self.stepper.notes(len(state.canvas))
+
+  def _step(self, state: _State, step, may_call, keep):
     """One row; `may_call` whether its tokens may move, `keep` whether the cache wants its call."""
     row = self._row(step)
     row = row._replace(may_move=row.may_move & may_call)
     info, decision = self._decide(state, row, step)
-    call = may_call if decision is None else decision.redraw.any()
+    if decision is not None:
+      call = decision.redraw.any()
+    else:
+      resting = self.stepper.resting(info.memory)
+      if resting is not None:
+        row = row._replace(may_move=row.may_move & ~resting)
+        info = info._replace(movable=row.may_move)
+      call = row.may_move.any()
     group = self.schedule.group_size
     nothing = state.cache.no_entries(group) if self.use_cache else None
-    still = info.canvas, None if state.confidence is None else jnp.ones(info.canvas.shape)
+    still = Moved(info.canvas, info.memory, self.stepper.notes(len(info.canvas)))
 
     def looking(num_new):
       def branch(state, info, decision):
-        drawn, likely, entries = self._call(state, row, info, decision, step, step - 1, num_new)
-        return drawn, likely, entries if num_new else nothing
+        moved, entries = self._call(state, row, info, decision, step, step - 1, num_new)
+        return moved, entries if num_new else nothing
 
       return branch
 
-    branches = [lambda *_: (*still, nothing), looking(0)]
+    branches = [lambda *_: (still, nothing), looking(0)]
     branch = call.astype(jnp.int32)
     if self.use_cache:
       branches.append(looking(group))
       branch = jnp.where(keep, 2, branch)
-    drawn, likely, entries = jax.lax.switch(branch, branches, state, info, decision)
-    new = self._settle(state, row, info, decision, step, drawn, likely)
+    moved, entries = jax.lax.switch(branch, branches, state, info, decision)
+    new = self._settle(state, row, info, decision, step, moved)
     if self.use_cache:  # outside of the branches, which would copy the cache
       new = new._replace(cache=state.cache.write(entries))
-    return new._replace(calls=state.calls + (branch > 0))
+    return new._replace(calls=state.calls + (branch > 0)), moved.notes
 
   def _row(self, step) -> _Row:
     regions_L = self.schedule.regions(step)
@@ -234,17 +256,22 @@ class _Loop:
     (window,) = jnp.nonzero(regions_L == Region.ACTIVE, size=size, fill_value=-1)
     place = jnp.maximum(window, 0)
     t_L, s_L = (self.levels[step + i] / self.schedule.num_levels for i in (0, 1))
-    sigma = self.process.sigma(t_L)[None] if self.plan is None else self.plan.sigma[step][:, None]
+    told_L, told = t_L, self.stepper.told_time
+    if told is not None:
+      told_L = jnp.where(regions_L == Region.ACTIVE, told, t_L)
+    sigma = (
+      self.process.sigma(told_L)[None] if self.plan is None else self.plan.sigma[step][:, None]
+    )
     sigma = jnp.where(self.given, 0.0, sigma)
     movable = (window >= 0)[None] & self.moving_SxL[step, place][None] & ~self.given[:, place]
-    return _Row(window, place, sigma, movable, t_L[None, place], s_L[None, place])
+    visit = (self.schedule.num_levels + 1.0 - self.levels[step, place])[None]
+    return _Row(window, place, sigma, movable, t_L[None, place], s_L[None, place], visit)
 
   def _decide(self, state: _State, row: _Row, step):
     """Returns what the stepper sees, and what it decides before the network is called."""
     draw = lambda key: jax.random.uniform(rng.stream(key, 'step', step), (2, len(row.place)))  # noqa: E731
     roll = lambda key: jax.random.uniform(rng.stream(key, 'dice', step))  # noqa: E731
     uniforms = jax.vmap(draw)(self.keys)
-    confidence, plan = state.confidence, self.plan
     info = Step(
       canvas=state.canvas[:, row.place],
       movable=row.may_move,
@@ -253,8 +280,11 @@ class _Loop:
       coin=uniforms[:, 0],
       uniform=uniforms[:, 1],
       dice=jax.vmap(roll)(self.keys),
-      confidence=None if confidence is None else confidence[:, row.place],
-      planned=None if plan is None else plan.step[:, row.place] == step,
+      place=row.place,
+      visit=row.visit,
+      num_visits=jnp.float32(self.schedule.num_levels),
+      memory=jax.tree.map(lambda x: x[:, row.place], state.memory),
+      planned=None if self.plan is None else self.plan.step[:, row.place] == step,
     )
     decision = self.stepper.decide(self.process, info)
     if decision is not None:
@@ -262,38 +292,40 @@ class _Loop:
     return info, decision
 
   def _call(self, state, row, info, decision, step, cached_step, num_new):
-    """Calls the network: returns the next tokens int32[B, W], where decided beforehand only those
-    redrawn, their probabilities if they are tracked, and entries for the cache."""
+    """Calls the network: returns the window's next tokens, where decided beforehand only those
+    redrawn, and entries for the cache."""
     features, entries = self._look(state, row, step, cached_step, num_new)
     visible = self._visible(state.canvas, step)
 
     bend = functools.partial(self.controls.bend, visible=visible)
     if decision is None:
       logits = self._project(features, None)
-      return self.stepper.move(self.process, info, logits, bend), None, entries
+      seen = info._replace(hidden=features.x[: len(info.canvas)])
+      return self.stepper.move(self.process, seen, logits, bend), entries
     bent = lambda rows: bend(self._project(features, rows))  # noqa: E731
-    tracks = self.stepper.tracks_confidence
-    return *_draw_some(decision.redraw, info.uniform, bent, tracks), entries
+    tracks = info.memory is not None
+    drawn, likely = _draw_some(decision.redraw, info.uniform, bent, tracks)
+    return Moved(drawn, likely), entries
 
-  def _settle(self, state, row, info, decision, step, drawn, likely) -> _State:
+  def _settle(self, state, row, info, decision, step, moved: Moved) -> _State:
     """Writes the window's next tokens."""
     if decision is None:
-      after = jnp.where(row.may_move, drawn, info.canvas)
+      written = row.may_move
+      after = jnp.where(written, moved.tokens, info.canvas)
     else:
-      after = info.canvas
+      written, after = decision.redraw, info.canvas
       if decision.remask is not None:
         after = jnp.where(decision.remask, self.process.mask_id, after)
-      after = jnp.where(decision.redraw, drawn, after)
+      after = jnp.where(written, moved.tokens, after)
     at = jnp.where(row.window < 0, state.canvas.shape[1], row.window)  # past the end: dropped
     put = lambda x, new: x.at[:, at].set(new, mode='drop')  # noqa: E731
     was_masked, is_masked = (x == self.process.mask_id for x in (info.canvas, after))
     changed = row.may_move & ~was_masked & (after != info.canvas)
     revealed = jnp.where(was_masked & ~is_masked, step, state.reveal_step[:, row.place])
-    if likely is not None:
-      likely = put(state.confidence, jnp.where(decision.redraw, likely, info.confidence))
+    remember = lambda x, old, new: put(x, jnp.where(written, new, old))  # noqa: E731
     return state._replace(
       canvas=put(state.canvas, after),
-      confidence=likely,
+      memory=jax.tree.map(remember, state.memory, info.memory, moved.memory),
       redraws=state.redraws + changed.sum(axis=1),
       reveal_step=put(state.reveal_step, revealed),
     )
@@ -353,10 +385,6 @@ class _Loop:
 
   def _slot_steps(self):
     return slot_values(self.denoise.rules, self.settle_step, 0)
-
-
-def _same(state):
-  return state
 
 
 def _draw_some(

@@ -17,7 +17,7 @@ Shapes: B batch, W window, V vocabulary.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,12 @@ class Step(NamedTuple):
     coin: float32[B, W] in [0, 1).
     uniform: float32[B, W] in [0, 1), for the token.
     dice: float32[B] in [0, 1).
-    confidence: float32[B, W], the probability each token had when it was drawn; None unless the
-      stepper `tracks_confidence`.
+    place: int32[W], where the window is; 0 where it is narrower.
+    visit: float32[1, W], how often a position has been looked at, this look included.
+    num_visits: float32[], how often it will have been in the end, T.
+    memory: what `Stepper.memory` made, of the window; None without one.
     planned: bool[B, W], whose turn it is by `Stepper.plan`; None without a plan.
+    hidden: [B, W, D], the network's stream behind the last block; None before it is called.
   """
 
   canvas: jax.Array
@@ -58,8 +61,12 @@ class Step(NamedTuple):
   coin: jax.Array
   uniform: jax.Array
   dice: jax.Array
-  confidence: jax.Array | None = None
+  place: jax.Array | None = None
+  visit: jax.Array | None = None
+  num_visits: jax.Array | None = None
+  memory: Any = None
   planned: jax.Array | None = None
+  hidden: jax.Array | None = None
 
 
 class Decision(NamedTuple):
@@ -72,6 +79,15 @@ class Decision(NamedTuple):
 
   redraw: jax.Array
   remask: jax.Array | None = None
+
+
+class Moved(NamedTuple):
+  """What a move makes of the window: int32[B, W] tokens, and memory and notes like those of
+  `Stepper.memory` and `Stepper.notes`."""
+
+  tokens: jax.Array
+  memory: Any = None
+  notes: Any = None
 
 
 class Plan(NamedTuple):
@@ -87,15 +103,33 @@ class Plan(NamedTuple):
 
 
 class Stepper:
-  """A frozen, hashable rule; static under `jax.jit`.
+  """A frozen rule, and a pytree: of nothing, unless it has parameters.
 
   Attributes:
     corrects: whether tokens move at rows at which their level stands still.
-    tracks_confidence: whether `Step.confidence` is wanted.
+    told_time: the time a network that knows noise levels is told of active positions; None for
+      that of the row.
   """
 
   corrects = False
-  tracks_confidence = False
+  told_time: float | jax.Array | None = None
+
+  def memory(self, shape: tuple[int, int]) -> Any:
+    """Returns what is remembered of each position before the first step, a pytree of [B, L]; None
+    for nothing. Steppers that decide beforehand remember a float32: the probability that a token
+    had when it was drawn."""
+    del shape
+    return None
+
+  def notes(self, batch: int) -> Any:
+    """Returns what is noted of each example at a step without a call, a pytree of [B]."""
+    del batch
+    return None
+
+  def resting(self, memory: Any) -> jax.Array | None:
+    """Returns bool[B, W], positions that are left alone for good; None for none."""
+    del memory
+    return None
 
   def plan(self, keys: jax.Array, given: jax.Array) -> Plan | None:
     """What is drawn before the first step, of typed keys [B] and bool[B, L]."""
@@ -108,8 +142,8 @@ class Stepper:
     del process, step
     return None
 
-  def move(self, process: Process, step: Step, logits: jax.Array, bend: Bend) -> jax.Array:
-    """Returns int32[B, W], the next tokens, of steppers that cannot decide beforehand.
+  def move(self, process: Process, step: Step, logits: jax.Array, bend: Bend) -> Moved:
+    """Moves the window, of steppers that cannot decide beforehand.
 
     The loop keeps only what may move.
 
@@ -122,6 +156,7 @@ class Stepper:
     raise NotImplementedError
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Ancestral(Stepper):
   """The reverse chain: a draw from the posterior p(x_s | x_t) of `Process.posterior_probs`.
@@ -155,6 +190,7 @@ class Ancestral(Stepper):
     return _move_elsewhere(step, chance, jnp.log(mix))
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class AdaptiveCorrection(Stepper):
   """The Adaptive Correction Sampler (HDLM, arXiv 2504.06416, §3.4), on absorbing noise.
@@ -199,9 +235,10 @@ class AdaptiveCorrection(Stepper):
     place = jnp.argsort(jnp.argsort(present, axis=1, stable=True), axis=1)  # ties: the left first
     least = visible & (place < count[:, None])
     change = jnp.where(masked, step.coin < reveal, least)
-    return jnp.where(change, inverse_cdf(logits, step.uniform), step.canvas)
+    return Moved(jnp.where(change, inverse_cdf(logits, step.uniform), step.canvas))
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Remasking(Stepper):
   """Samplers that mask visible tokens again, on absorbing noise (ReMDM, arXiv 2503.00307).
@@ -231,9 +268,8 @@ class Remasking(Stepper):
     if self.kind not in REMASKINGS:
       raise ValueError(f'kind {self.kind!r} must be one of {", ".join(REMASKINGS)}')
 
-  @property
-  def tracks_confidence(self):
-    return self.kind == 'confidence'
+  def memory(self, shape):
+    return jnp.ones(shape) if self.kind == 'confidence' else None
 
   def decide(self, process, step):
     masked = step.canvas == process.mask_id
@@ -252,13 +288,14 @@ class Remasking(Stepper):
       case 'loop':
         sigma = jnp.where(step.t == step.s, jnp.minimum(self.eta, most), 0.0)
       case 'confidence':
-        doubt = jnp.where(step.movable & ~masked, -step.confidence, -jnp.inf)
+        doubt = jnp.where(step.movable & ~masked, -step.memory, -jnp.inf)
         weight = jnp.exp(doubt - jnp.maximum(doubt.max(axis=1, keepdims=True), -1.0))
         sigma = most * weight / jnp.maximum(weight.sum(axis=1, keepdims=True), 1e-30)
     reveal = (a_next - (1.0 - sigma) * a) / jnp.where(absent > 0.0, absent, 1.0)
     return Decision(masked & (step.coin < reveal), ~masked & (step.coin < sigma))
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class FirstHitting(Stepper):
   """Absorbing noise in continuous time, one token a call (arXiv 2409.02908): the law of
@@ -281,6 +318,7 @@ class FirstHitting(Stepper):
     return Decision(step.planned & (step.canvas == process.mask_id))
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Analytic(Stepper):
   """SEDD's Tweedie step (arXiv 2310.16834, theorem 4.2): the posterior that the score gives.
@@ -310,6 +348,7 @@ class Analytic(Stepper):
     return _move_elsewhere(step, *_tweedie(process, step, score))
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Euler(Analytic):
   """One Euler step of the reverse chain in time: a token turns into y at the rate of the forward
@@ -358,10 +397,10 @@ def _tweedie(process, step, score):
   return leave / jnp.where(leave + stay > 0.0, leave + stay, 1.0), jnp.log(to)
 
 
-def _move_elsewhere(step: Step, chance: jax.Array, logits: jax.Array) -> jax.Array:
+def _move_elsewhere(step: Step, chance: jax.Array, logits: jax.Array) -> Moved:
   """Replaces tokens by another one, with a chance of float32[B, W], drawn from float32[B, W, V]."""
   elsewhere = jnp.where(_is(step.canvas, logits.shape[-1]), -jnp.inf, logits)
-  return jnp.where(step.coin < chance, inverse_cdf(elsewhere, step.uniform), step.canvas)
+  return Moved(jnp.where(step.coin < chance, inverse_cdf(elsewhere, step.uniform), step.canvas))
 
 
 def _is(canvas: jax.Array, vocab_size: int) -> jax.Array:

@@ -72,8 +72,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
   mesh = mesh_lib.make_mesh(config.mesh)
   prepared = _prepare(config, workdir, mesh)
   method, cfg = prepared.method, config.train
-  optimizer, schedule = make_optimizer(cfg)
-  abstract = abstract_state(method.denoise, optimizer, config.data.length, config.seed, mesh)
+  optimizer, schedule = make_optimizer(cfg, method.trained)
+  abstract = abstract_state(method, optimizer, config.data.length, config.seed, mesh)
   parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params))
   prepared.description['parameters'] = parameters
 
@@ -94,7 +94,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
   with contextlib.closing(Checkpointer(workdir, cfg.keep)) as checkpointer:
     state = checkpointer.restore(abstract, iterator)
     if state is None:
-      state = init_state(method.denoise, optimizer, config.data.length, config.seed, mesh)
+      state = init_state(method, optimizer, config.data.length, config.seed, mesh)
       if config.init_from:
         state = warm_start(state, config)
         _say(f'starting from the parameters of {config.init_from}')
@@ -219,6 +219,11 @@ def _check_numbers(config: ConfigDict, mesh: Mesh) -> None:
       raise UserError(f'config.{key} must be {bound}, got {value}')
   if not config.train.clip_norm > 0.0:
     raise UserError(f'config.train.clip_norm must be above 0, got {config.train.clip_norm}')
+  if config.objective.name == 'overwrite_gate' and not config.init_from:
+    raise UserError(
+      'objective overwrite_gate trains a gate on top of a denoiser: set config.init_from to the '
+      'work directory of an epsilon_hybrid run, or of another with wrong tokens in its noise'
+    )
   parts = config.train.accumulate * mesh.shape['data'] * mesh.shape['fsdp']
   if config.train.batch_size % parts:
     raise UserError(

@@ -1,5 +1,6 @@
 """Training state: parameters, their moving average and the optimizer's moments."""
 
+from collections.abc import Collection
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import rng
+from ardiff_jax.method import Method
 from ardiff_jax.models.denoiser import Denoiser
 
 
@@ -32,11 +34,18 @@ class TrainState:
   opt_state: Any
 
 
-def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make_optimizer(
+  config: ConfigDict, trained: Collection[str] | None = None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns AdamW behind norm clipping, and its schedule: linear warm-up, then cosine to 0.
 
   Weight decay acts on matrices only, not on the scales of norms. A warm-up as long as the run is
   cut to leave a step of decay, so that runs of a few steps work.
+
+  Args:
+    config: config.train.
+    trained: collections of the parameters that are trained, the others staying as they are; None
+      for all.
   """
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
@@ -54,7 +63,11 @@ def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, op
       mask=lambda params: jax.tree_util.tree_map_with_path(_is_matrix, params),
     ),
   )
-  return optimizer, schedule
+  if trained is None:
+    return optimizer, schedule
+  kinds = {True: optimizer, False: optax.set_to_zero()}
+  labels = lambda params: {name: name in trained for name in params}  # noqa: E731
+  return optax.multi_transform(kinds, labels), schedule
 
 
 def _is_matrix(path: tuple, _: jax.Array) -> bool:
@@ -62,19 +75,27 @@ def _is_matrix(path: tuple, _: jax.Array) -> bool:
 
 
 def init_state(
-  denoise: Denoiser, optimizer: optax.GradientTransformation, length: int, seed: int, mesh: Mesh
+  model: Method | Denoiser,
+  optimizer: optax.GradientTransformation,
+  length: int,
+  seed: int,
+  mesh: Mesh,
 ) -> TrainState:
   """Creates the state already sharded, so that no host ever holds the whole model."""
-  init, shardings = _init_and_shardings(denoise, optimizer, length, seed, mesh)
+  init, shardings = _init_and_shardings(model, optimizer, length, seed, mesh)
   with mesh_lib.use(mesh):
     return jax.jit(init, out_shardings=shardings)()
 
 
 def abstract_state(
-  denoise: Denoiser, optimizer: optax.GradientTransformation, length: int, seed: int, mesh: Mesh
+  model: Method | Denoiser,
+  optimizer: optax.GradientTransformation,
+  length: int,
+  seed: int,
+  mesh: Mesh,
 ) -> TrainState:
   """Returns the shapes, dtypes and shardings of `init_state`, without computing it."""
-  init, shardings = _init_and_shardings(denoise, optimizer, length, seed, mesh)
+  init, shardings = _init_and_shardings(model, optimizer, length, seed, mesh)
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     jax.eval_shape(init),
@@ -82,9 +103,9 @@ def abstract_state(
   )
 
 
-def abstract_params(denoise: Denoiser, length: int, mesh: Mesh) -> dict:
+def abstract_params(model: Method | Denoiser, length: int, mesh: Mesh) -> dict:
   """Returns the shapes, dtypes and shardings of the parameters alone."""
-  boxed = jax.eval_shape(lambda: denoise.init(jax.random.key(0), length))
+  boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), length))
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     nn.unbox(boxed),
@@ -92,9 +113,9 @@ def abstract_params(denoise: Denoiser, length: int, mesh: Mesh) -> dict:
   )
 
 
-def _init_and_shardings(denoise, optimizer, length, seed, mesh):
+def _init_and_shardings(model, optimizer, length, seed, mesh):
   def boxed_init() -> TrainState:
-    params = denoise.init(rng.stream(jax.random.key(seed), 'params'), length)
+    params = model.init(rng.stream(jax.random.key(seed), 'params'), length)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,

@@ -12,7 +12,7 @@ import optax
 from ardiff_jax import rng
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser
-from ardiff_jax.objectives import Examples
+from ardiff_jax.objectives.likelihood import Examples
 from ardiff_jax.training.state import TrainState
 
 

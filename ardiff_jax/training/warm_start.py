@@ -23,7 +23,13 @@ def source_tokenizer(config: ConfigDict) -> Tokenizer:
     UserError: there is no such run, or its network or tokenizer is another.
   """
   directory = _directory(config)
-  theirs = ConfigDict(workdir.read(directory)['config']).model
+  source = ConfigDict(workdir.read(directory)['config'])
+  theirs = source.model
+  if source.objective.head != config.objective.head:
+    raise UserError(
+      f'config.init_from={config.init_from} was trained with config.objective.head='
+      f'{source.objective.head}, here it is {config.objective.head}: its outputs mean another thing'
+    )
   differing = [
     f'{key} is {theirs.get(key)!r} there and {config.model.get(key)!r} here'
     for key in sorted({*theirs, *config.model} - {*_FREE})
@@ -40,13 +46,22 @@ def source_tokenizer(config: ConfigDict) -> Tokenizer:
 def warm_start(state: TrainState, config: ConfigDict) -> TrainState:
   """Returns the state with the moving average of config.init_from as parameters and average.
 
+  A gate of this run starts anew, unless that one has the same.
+
   Raises:
     UserError: it has no sound checkpoint.
   """
+  directory = _directory(config)
+  theirs = workdir.read(directory)['config'].get('gate', {})
+  params = dict(state.params)
+  kept = {}
+  if theirs != workdir.to_json(config)['gate'] and 'gate' in params:
+    kept['gate'] = params.pop('gate')
   abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
   )
-  _, params = restore_ema(_directory(config), abstract)
+  _, params = restore_ema(directory, abstract)
+  params |= kept
   return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))  # donated apart
 
 

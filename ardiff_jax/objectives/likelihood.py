@@ -1,4 +1,4 @@
-"""Training objectives: what a denoiser is taught, in nats per token.
+"""Objectives whose value bounds a likelihood, or all but does, in nats per token.
 
 An objective maps clean tokens to a loss per position; callers average over the counted tokens.
 Tokens that are not counted are *given*: shown clean, never noised, weightless.

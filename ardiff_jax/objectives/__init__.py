@@ -1,0 +1,1 @@
+"""Training objectives: what a model is taught, in nats per token."""
