@@ -49,8 +49,14 @@ def define_config() -> flags.FlagHolder:
   return holder
 
 
-def read_config(flag: flags.FlagHolder) -> ConfigDict:
-  """Returns the config with its overrides.
+def read_config(
+  flag: flags.FlagHolder, example: str = 'configs/epsilon_hybrid.py:tiny'
+) -> ConfigDict:
+  """Returns the config of a flag with its overrides.
+
+  Args:
+    flag: of a config file.
+    example: named when it is missing.
 
   Raises:
     UserError: no config was named, or its file cannot be loaded.
@@ -60,9 +66,11 @@ def read_config(flag: flags.FlagHolder) -> ConfigDict:
     if config is not None:
       config.lock()  # a file that failed to load fails at the first look at the config
   except Exception as error:  # the file is executed: whatever it raises, in a long report
-    raise UserError(f'the config file of --config cannot be loaded: {_last_line(error)}') from None
+    raise UserError(
+      f'the config file of --{flag.name} cannot be loaded: {_last_line(error)}'
+    ) from None
   if config is None:
-    raise UserError('--config is missing, e.g. --config=configs/epsilon_hybrid.py:tiny')
+    raise UserError(f'--{flag.name} is missing, e.g. --{flag.name}={example}')
   return config
 
 

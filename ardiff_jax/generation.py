@@ -19,6 +19,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.method import Method
 from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.loop import generate, trace_steps
+from ardiff_jax.sampling.revision import Memory
 from ardiff_jax.sampling.steppers import Stepper
 
 
@@ -40,6 +41,7 @@ class Sample:
     seed: of its batch, or its own.
     notes: what the sampler noted at each step, lists of S numbers; empty for most samplers. Of a
       revision, the sum of `live` is the calls that this sample needed.
+    doubt: of a revision, per token, how doubtful it was at the first look; None for others.
     trace: int[F, L], canvases (mask = vocab_size) after `trace_steps`; None unless asked for.
     trace_steps: steps of the trace.
   """
@@ -56,6 +58,7 @@ class Sample:
   temperature: float
   seed: int
   notes: dict[str, list[float]] = dataclasses.field(default_factory=dict, repr=False)
+  doubt: list[float] | None = dataclasses.field(default=None, repr=False)
   trace: np.ndarray | None = dataclasses.field(default=None, repr=False)
   trace_steps: list[int] | None = dataclasses.field(default=None, repr=False)
 
@@ -231,7 +234,7 @@ def generate_texts(
           method.denoise,
           params,
           process,
-          stepper,
+          stepper.of_examples(rows),
           schedule,
           tokens,
           given,
@@ -245,6 +248,7 @@ def generate_texts(
       )
     seconds = time.perf_counter() - began
     notes = None if result.notes is None else result.notes._asdict()
+    doubt = result.memory.first_doubt if isinstance(result.memory, Memory) else None
     for i in range(min(batch_size, count - first)):
       free = ~canvases.given[first + i]
       ids = result.tokens[i]
@@ -264,6 +268,7 @@ def generate_texts(
           temperature=float(controls.temperature),
           seed=int(seeds[first + i]),
           notes={} if notes is None else {k: x[:, i].tolist() for k, x in notes.items()},
+          doubt=None if doubt is None else doubt[i, : len(ids)].tolist(),
           trace=result.trace[:, i, : len(ids)] if trace else None,
           trace_steps=trace_steps(method.hyperschedule.num_steps, trace) if trace else None,
         )

@@ -76,6 +76,14 @@ def append(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
     file.write(''.join(line + '\n' for line in lines))
 
 
+def rewrite(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
+  """Writes a JSON-lines file anew, whole or not at all."""
+  temporary = path.with_name(path.name + '.tmp')
+  temporary.unlink(missing_ok=True)
+  append(temporary, records)
+  os.replace(temporary, path)
+
+
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the records of a JSON-lines file; none if it does not exist.
 

@@ -28,4 +28,18 @@ def test_repair_tells_what_was_fixed_from_what_was_harmed():
   repair = samples.repair(before, corrupted, after)
   np.testing.assert_allclose(repair.fixed, [1 / 2, 0])
   np.testing.assert_allclose(repair.harmed, [1 / 3, 0])
-  np.testing.assert_allclose(repair.precision, [1 / 3, 0])
+  np.testing.assert_allclose(repair.precision, [2 / 3, 0])
+  np.testing.assert_allclose(repair.recall, [1, 0])
+
+
+def test_area_under_curve_is_the_chance_of_the_right_order():
+  rng = np.random.default_rng(0)
+  scores, positive = rng.integers(0, 6, (4, 10)), rng.random((4, 10)) < 0.4
+  above = scores[positive][:, None] - scores[~positive][None]
+  expected = ((above > 0) + 0.5 * (above == 0)).mean()
+  np.testing.assert_allclose(samples.area_under_curve(scores, positive), expected)
+  assert samples.area_under_curve(positive.astype(float), positive) == 1.0
+
+
+def test_repeats_are_tokens_like_the_one_before():
+  assert samples.repeats(np.array([[1, 1, 1, 2], [3, 4, 3, 3]])) == 3 / 6

@@ -6,6 +6,7 @@ Shapes: N samples, L length.
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
 
 class Repair(NamedTuple):
@@ -14,12 +15,14 @@ class Repair(NamedTuple):
   Attributes:
     fixed: of the corrupted tokens, what is as it was before.
     harmed: of the others, what is not.
-    precision: of the tokens that changed, what was corrupted and is fixed; 0 if nothing changed.
+    precision: of the tokens that changed, what was corrupted; 0 if nothing changed.
+    recall: of the corrupted tokens, what changed.
   """
 
   fixed: np.ndarray
   harmed: np.ndarray
   precision: np.ndarray
+  recall: np.ndarray
 
 
 def distinct(tokens_NxL: np.ndarray, n: int) -> float:
@@ -42,9 +45,27 @@ def repair(before: np.ndarray, corrupted: np.ndarray, after: np.ndarray) -> Repa
   """Returns what became of corrupted texts; int[N, L] each, at least one token corrupted and one
   not."""
   wrong, changed, right = before != corrupted, after != corrupted, after == before
-  fixed = (wrong & right).sum(axis=1)
+  hits = (wrong & changed).sum(axis=1)
   return Repair(
-    fixed / wrong.sum(axis=1),
+    (wrong & right).sum(axis=1) / wrong.sum(axis=1),
     (~wrong & ~right).sum(axis=1) / (~wrong).sum(axis=1),
-    fixed / np.maximum(changed.sum(axis=1), 1),
+    hits / np.maximum(changed.sum(axis=1), 1),
+    hits / wrong.sum(axis=1),
   )
+
+
+def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Returns the chance that a positive scores above a negative, ties counting half.
+
+  Args:
+    scores: float[...].
+    positive: bool[...], some but not all.
+  """
+  scores, positive = np.ravel(scores), np.ravel(positive)
+  above = scipy.stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
+  return float(above / (positive.sum() * (~positive).sum()))
+
+
+def repeats(tokens_NxL: np.ndarray) -> float:
+  """Returns the share of tokens that are the same as the one before."""
+  return float((tokens_NxL[:, 1:] == tokens_NxL[:, :-1]).mean())

@@ -173,6 +173,9 @@ class Revision(Stepper):
   def notes(self, batch):
     return Notes(*[jnp.zeros(batch)] * len(Notes._fields))
 
+  def of_examples(self, rows):
+    return self if self.truth is None else self.replace(truth=self.truth[rows])
+
   def resting(self, memory):
     return memory.done
 

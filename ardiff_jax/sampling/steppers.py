@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ardiff_jax import divergences, rng
 from ardiff_jax.noise import EpsilonHybrid, Process
@@ -125,6 +126,11 @@ class Stepper:
     """Returns what is noted of each example at a step without a call, a pytree of [B]."""
     del batch
     return None
+
+  def of_examples(self, rows: np.ndarray) -> 'Stepper':
+    """Returns the rule for some examples of the batch it was made for, int[B']."""
+    del rows
+    return self
 
   def resting(self, memory: Any) -> jax.Array | None:
     """Returns bool[B, W], positions that are left alone for good; None for none."""

@@ -1,0 +1,227 @@
+"""Sweeps: the models they train, and the figures they take of them.
+
+A sweep is a config file like any other. Its fields are
+
+  seeds     repetitions
+  common    overrides of all models' configs
+  models    by name: `config`, a config file such as 'configs/ar.py:tiny'; `override`, fields of
+            it; `per_seed`, whether every repetition trains its own; or `workdir`, a finished run
+  runs      by name: `task`, which figures (see `tasks`); `group`, the table they stand in; `grid`,
+            settings whose values are tried one by one; `title`, if it is to be shown
+            under another name than its own; and what else the task reads
+
+In an override, '@name' stands for the work directory of that model, which is trained before. Models
+lie in DIR/models, figures in DIR/results.jsonl, a line each. What is there already is not done
+again.
+"""
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import pathlib
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ardiff_jax import workdir as files
+from ardiff_jax.ablation.tasks import TASKS, Models
+from ardiff_jax.errors import UserError
+from ardiff_jax.progress import Progress
+from ardiff_jax.training import loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One figure to take: a run at one seed and one point of its grid."""
+
+  name: str
+  run: ConfigDict
+  seed: int
+  settings: dict[str, Any]
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What a record says of it; figures of the same identity are the same."""
+    return {
+      'task': self.run.task,
+      'name': self.run.get('title') or self.name,
+      'group': self.run.group,
+      'seed': self.seed,
+      'model': self.run.model,
+      'settings': self.settings,
+    }
+
+
+def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
+  """Trains what is missing, takes the figures that are missing, and returns whether all are there.
+
+  A figure that fails is recorded with its error, and tried again the next time.
+
+  Args:
+    sweep: see above.
+    directory: work directory of the sweep.
+
+  Raises:
+    UserError: the sweep is none, or was another one when it was started here.
+  """
+  cells = list(_cells(sweep))
+  _check(sweep, cells)
+  files.create(directory)
+  _check_same(sweep, directory)
+  for name, seed in _needed(sweep):
+    if not _train(sweep, directory, name, seed):
+      return False
+
+  results = directory / 'results.jsonl'
+  kept = [record for record in files.read_lines(results) if 'error' not in record]
+  done = {_key(record) for record in kept}
+  files.rewrite(results, kept)
+  left = [cell for cell in cells if _key(cell.identity) not in done]
+  models = Models(lambda name, seed: model_directory(sweep, directory, name, seed))
+  progress = Progress('ablate', len(cells), len(cells) - len(left))
+  began, failed = time.monotonic(), 0
+  for number, cell in enumerate(left, 1):
+    try:
+      figures = TASKS[cell.run.task](models, cell.run, cell.settings, cell.seed)
+    except Exception as error:  # one bad combination must not lose the others
+      if not isinstance(error, UserError):
+        traceback.print_exc()
+      figures, failed = {'error': f'{type(error).__name__}: {error}'}, failed + 1
+    files.append(results, [cell.identity | figures])
+    speed = number / (time.monotonic() - began)
+    progress.show(len(cells) - len(left) + number, f'{cell.name}, {cell.run.task}', speed)
+  progress.close()
+  return not failed
+
+
+def model_directory(sweep: ConfigDict, directory: pathlib.Path, name: str, seed: int):
+  """Returns the work directory of a model of the sweep.
+
+  Raises:
+    UserError: there is no such model.
+  """
+  if name not in sweep.models:
+    raise UserError(f'the sweep has no model {name!r}; it has {", ".join(sweep.models)}')
+  model = sweep.models[name]
+  if model.get('workdir'):
+    return pathlib.Path(model.workdir).expanduser().absolute()
+  part = f'{name}-{seed}' if model.get('per_seed') else name
+  return directory / 'models' / part.replace(' ', '_')
+
+
+def _cells(sweep: ConfigDict) -> Iterator[Cell]:
+  for name, run in sweep.runs.items():
+    grid = run.get('grid', {})
+    for point in itertools.product(*grid.values()):
+      for seed in sweep.seeds:
+        yield Cell(name, run, seed, dict(zip(grid, point, strict=True)))
+
+
+def _check(sweep: ConfigDict, cells: list[Cell]) -> None:
+  if not cells:
+    raise UserError('the sweep has no runs')
+  for cell in cells:
+    if cell.run.task not in TASKS:
+      raise UserError(
+        f'run {cell.name!r}: unknown task {cell.run.task!r}; known: {", ".join(TASKS)}'
+      )
+    for role in ('model', 'judge', 'drafter'):
+      if cell.run.get(role) and cell.run[role] not in sweep.models:
+        raise UserError(
+          f'run {cell.name!r}: its {role} {cell.run[role]!r} is not among the models of the sweep: '
+          f'{", ".join(sweep.models)}'
+        )
+
+
+def _check_same(sweep: ConfigDict, directory: pathlib.Path) -> None:
+  """Models in the directory must be what the sweep says; its runs may grow."""
+  path = directory / 'sweep.json'
+  settings = {
+    'common': files.to_json(sweep.common),
+    'models': files.to_json(sweep.models),
+  }
+  if path.exists():
+    before = json.loads(path.read_text(encoding='utf-8'))
+    changed = [
+      name
+      for name in before['models'].keys() & settings['models'].keys()
+      if before['models'][name] != settings['models'][name]
+    ]
+    if before['common'] != settings['common']:
+      changed.append('common')
+    if changed:
+      raise UserError(
+        f'{directory} was started with other settings of {", ".join(sorted(changed))}; use another '
+        '--workdir'
+      )
+  path.write_text(json.dumps(settings, indent=2) + '\n', encoding='utf-8')
+
+
+def _needed(sweep: ConfigDict) -> Iterator[tuple[str, int]]:
+  """Models to train, and the seeds of each."""
+  for name, model in sweep.models.items():
+    yield from ((name, seed) for seed in (sweep.seeds if model.get('per_seed') else (0,)))
+
+
+def _train(sweep, directory, name: str, seed: int, before: tuple[str, ...] = ()) -> bool:
+  """Trains a model, and first those it needs, from where they stand; False if interrupted."""
+  model, target = sweep.models[name], model_directory(sweep, directory, name, seed)
+  if model.get('workdir') or (target / 'done').exists():
+    return True
+  others = []
+
+  def resolved(tree: Any) -> Any:
+    if isinstance(tree, ConfigDict):
+      return {key: resolved(value) for key, value in tree.items()}
+    if isinstance(tree, str) and tree.startswith('@'):
+      other, slash, rest = tree[1:].partition('/')
+      others.append(other)
+      return f'{model_directory(sweep, directory, other, seed)}{slash}{rest}'
+    return tree
+
+  override = resolved(model.get('override', ConfigDict()))
+  if set(others) & {name, *before}:
+    raise UserError(f'model {name!r} of the sweep needs itself, by way of {", ".join(others)}')
+  if not all(_train(sweep, directory, other, seed, (name, *before)) for other in others):
+    return False
+  config = read_config(model.config)
+  try:
+    config.update(resolved(sweep.common))
+    config.update(override)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(f'model {name!r} of the sweep: {error}') from error
+  if model.get('per_seed'):
+    config.seed = seed
+  print(f'ablate: training {target.name}', file=sys.stderr, flush=True)
+  if not loop.train(config, target):
+    return False
+  (target / 'done').touch()
+  return True
+
+
+def read_config(name: str) -> ConfigDict:
+  """Returns the config of a file such as 'configs/ar.py:tiny'.
+
+  Raises:
+    UserError: there is no such file, or it fails.
+  """
+  path, _, size = name.partition(':')
+  spec = importlib.util.spec_from_file_location('swept_config', path)
+  try:
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(size) if size else module.get_config()
+  except Exception as error:  # the file is executed: whatever it raises
+    raise UserError(f'the config file {name!r} of the sweep cannot be loaded: {error}') from error
+  config.lock()
+  return config
+
+
+def _key(record: dict[str, Any]) -> str:
+  parts = ('task', 'name', 'seed', 'settings')
+  return json.dumps({part: record[part] for part in parts}, sort_keys=True)

@@ -1,0 +1,186 @@
+"""Sweeps: from a file of models and runs to records, and what happens when part of it fails."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from ml_collections import ConfigDict
+
+import ardiff_jax
+from ardiff_jax import workdir
+from ardiff_jax.ablation import sweep as sweep_lib
+from ardiff_jax.ablation import tasks
+from ardiff_jax.errors import UserError
+from ardiff_jax.sampling.revision import DOUBTS
+
+SMALL = {
+  'data': {'length': 16},
+  'tokenizer': {'kind': 'byte'},
+  'model': {'model_dim': 32, 'num_layers': 1, 'num_heads': 2},
+  'train': {'steps': 2, 'batch_size': 8, 'log_every': 1, 'eval_every': 2, 'checkpoint_every': 2},
+  'eval': {'batch_size': 8, 'num_samples': 1, 'train_sequences': 8},
+}
+
+
+def small_sweep(source) -> ConfigDict:
+  c = ConfigDict()
+  c.seeds = (0, 1)
+  c.common = ConfigDict(SMALL)
+  c.common.data.source = str(source)
+  model = lambda name, **extra: ConfigDict({'config': f'{ROOT}/configs/{name}.py:tiny', **extra})  # noqa: E731
+  c.models = ConfigDict()
+  c.models.hybrid = model('epsilon_hybrid')
+  c.models.judge = model('ar')
+  c.models.gate = model('gate', override={'init_from': '@hybrid'}, per_seed=True)
+  c.runs = ConfigDict()
+  revision = {'doubt': 'gate', 'threshold': (0.01, 0.01)}
+  c.runs['the gate'] = ConfigDict(
+    dict(task='repair', group='methods', model='gate', num_texts=8, revision=revision)
+  )
+  c.runs['the gate'].grid = ConfigDict({'corrupted': (0.2, 0.4), 'steps': (2,)})
+  c.runs.judged = ConfigDict(
+    dict(task='drafts', group='drafts', title='the gate', model='gate', judge='judge')
+  )
+  c.runs.judged.update(dict(drafter='judge', draft_steps=2, num_texts=8, revision=revision))
+  c.runs.judged.grid = ConfigDict({'draft': tasks.DRAFTS, 'steps': (2,)})
+  return c
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('sweep')
+  text = folder / 'sums.txt'
+  text.write_text(''.join(f'{i} plus {j} is {i + j}.\n' for i in range(20) for j in range(20)))
+  sweep = small_sweep(text)
+  assert sweep_lib.run(sweep, folder / 'out')
+  return sweep, folder / 'out'
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_measures_and_does_nothing_twice(finished, monkeypatch):
+  sweep, directory = finished
+  results = workdir.read_lines(directory / 'results.jsonl')
+  assert len(results) == 2 * 2 + 2 * 4
+  assert {(x['name'], x['seed']) for x in results} == {('the gate', 0), ('the gate', 1)}
+  assert {p.name for p in (directory / 'models').iterdir()} == {
+    *('hybrid', 'judge', 'gate-0', 'gate-1')
+  }
+  for record in results:
+    metrics = record['metrics']
+    assert 1.0 <= metrics['calls'] <= 2.0 and metrics['seconds_p50'] > 0
+    assert np.shape(record['edit_map']) == (2, 16)
+    assert len(record['signals']['entropy_mean']) == 2
+    if record['task'] == 'drafts':
+      assert metrics['draft_calls'] == {'ar': 16, 'diffusion': 2}.get(
+        record['settings']['draft'], 0
+      )
+      assert 0 < metrics['judge_nats'] < 20
+    else:
+      assert 0 <= metrics['harmed'] <= 1 and 0 <= metrics['auc'] <= 1
+
+  monkeypatch.setattr(tasks, 'TASKS', {})
+  before = (directory / 'results.jsonl').read_text()
+  monkeypatch.setattr(sweep_lib.loop, 'train', None)  # neither trains nor measures again
+  assert sweep_lib.run(sweep, directory)
+  assert (directory / 'results.jsonl').read_text() == before
+
+
+@pytest.mark.slow
+def test_the_gate_of_a_sweep_is_on_top_of_its_hybrid(finished):
+  _, directory = finished
+  hybrid = ardiff_jax.load(directory / 'models' / 'hybrid')
+  gates = [ardiff_jax.load(directory / 'models' / f'gate-{seed}') for seed in (0, 1)]
+  for gate in gates:
+    for ours, theirs in zip(
+      *(np.asarray(x.params['params']['embedding']) for x in (gate, hybrid)), strict=True
+    ):
+      np.testing.assert_array_equal(ours, theirs)
+  weights = [np.asarray(gate.params['gate']['in']['kernel']) for gate in gates]
+  assert (weights[0] != weights[1]).any()
+
+
+@pytest.mark.slow
+def test_a_failing_figure_is_recorded_and_tried_again(finished, tmp_path):
+  sweep, directory = finished
+  changed = sweep.copy_and_resolve_references()
+  changed.runs['too strict'] = ConfigDict(changed.runs['the gate'].to_dict())
+  changed.runs['too strict'].revision.doubt = 'luck'
+  assert not sweep_lib.run(changed, directory)
+  failed = [x for x in workdir.read_lines(directory / 'results.jsonl') if 'error' in x]
+  assert len(failed) == 4 and all("doubt 'luck' must be one of" in x['error'] for x in failed)
+  changed.runs['too strict'].revision.doubt = 'random'
+  assert sweep_lib.run(changed, directory)
+  results = workdir.read_lines(directory / 'results.jsonl')
+  assert not any('error' in x for x in results)
+  assert sum(x['name'] == 'too strict' for x in results) == 4
+
+
+@pytest.mark.slow
+def test_every_doubt_revises_the_same_corrupted_texts(finished):
+  """And the oracle, which knows them, harms nothing; drafts are the same for all methods."""
+  sweep, directory = finished
+  models = tasks.Models(lambda name, seed: sweep_lib.model_directory(sweep, directory, name, seed))
+  run = sweep.runs['the gate'].copy_and_resolve_references()
+  for doubt in DOUBTS:
+    run.revision = ConfigDict({'doubt': doubt, 'threshold': (0.5, 0.5), 'accept': 'any'})
+    result = tasks.repair(models, run, {'corrupted': 0.25, 'steps': 2}, 0)['metrics']
+    if doubt == 'oracle':
+      assert result['harmed'] == 0.0 and result['auc'] == 1.0 and result['precision'] == 1.0
+  texts = [models.valid_texts('hybrid', seed, 8) for seed in (0, 0, 1)]
+  np.testing.assert_array_equal(texts[0], texts[1])
+  assert (texts[0] != texts[2]).any()
+  judged = sweep.runs.judged
+  drafts = [models.draft(judged, 'ar', seed)[0] for seed in (0, 0, 1)]
+  np.testing.assert_array_equal(drafts[0], drafts[1])
+  assert (drafts[0] != drafts[2]).any()
+
+
+@pytest.mark.slow
+def test_a_sweep_refuses(finished, tmp_path):
+  sweep, directory = finished
+
+  def refused(message, change, where=directory):
+    changed = sweep.copy_and_resolve_references()
+    with changed.unlocked():
+      change(changed)
+    with pytest.raises(UserError, match=message):
+      sweep_lib.run(changed, where)
+
+  refused('unknown task', lambda c: c.runs.judged.update({'task': 'dance'}))
+  refused('judge .* is not among the models', lambda c: c.runs.judged.update({'judge': 'nobody'}))
+  refused('other settings of hybrid', lambda c: c.models.hybrid.update({'override': {'seed': 3}}))
+  refused('other settings of common', lambda c: c.common.train.update({'steps': 3}))
+  refused('has no runs', lambda c: c.update({'seeds': ()}), tmp_path / 'new')
+  refused(
+    'cannot be loaded', lambda c: c.models.hybrid.update({'config': 'nowhere.py'}), tmp_path / 'new'
+  )
+  refused(
+    'needs itself',
+    lambda c: c.models.hybrid.update({'override': {'init_from': '@hybrid'}}),
+    tmp_path / 'newest',
+  )
+  refused(
+    "no model 'x'",
+    lambda c: c.models.gate.update({'override': {'init_from': '@x'}}),
+    tmp_path / 'newer',
+  )
+
+
+def test_the_shipped_sweep_names_what_there_is():
+  """Every model, setting and task of configs/sweeps/gate.py exists."""
+  sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/gate.py')
+  cells = list(sweep_lib._cells(sweep))
+  sweep_lib._check(sweep, cells)
+  keys = [sweep_lib._key(cell.identity) for cell in cells]
+  assert len(set(keys)) == len(keys)
+  for name, model in sweep.models.items():
+    config = sweep_lib.read_config(f'{ROOT}/{model.config}')
+    config.update(sweep.common)
+    config.update(model.override)
+    assert json.loads(config.to_json_best_effort()), name
+  config = sweep_lib.read_config(f'{ROOT}/configs/gate.py:tiny')
+  for run in sweep.runs.values():
+    settings = run.revision.to_dict()
+    settings.pop('truth', None)
+    config.revision.update(settings)
