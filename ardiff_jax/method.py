@@ -104,7 +104,7 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
   with _blaming('denoiser'):
     denoise = make_denoiser(network, schedule, bos_id=bos_id, eos_id=eos_id, **config.denoiser)
   with _blaming('gate'):
-    gate = _gate(config)
+    gate = make_gate(config)
   with _blaming('objective'):
     width = config.hyperschedule.width
     objective = _call(OBJECTIVES, config.objective, process=process, width=width, gate=gate)
@@ -128,11 +128,22 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
   return Method(process, schedule, denoise, objective, gate)
 
 
-def _gate(config: ConfigDict) -> Gate | None:
+def make_gate(config: ConfigDict) -> Gate | None:
+  """Returns the overwrite gate of a config; None for none.
+
+  Raises:
+    ValueError: one of its values is none.
+  """
   settings = config.gate
   if not settings.kind:
     return None
-  gate = Gate(settings.kind, config.model.model_dim, settings.width, tuple(settings.signals))
+  gate = Gate(
+    settings.kind,
+    config.model.model_dim,
+    settings.width,
+    tuple(settings.signals),
+    settings.standardise,
+  )
   gate.check()
   return gate
 

@@ -44,7 +44,7 @@ class MaskPanel(NamedTuple):
   shown: Sequence[str]
 
 
-_STYLE = {
+STYLE = {
   'font.family': 'DejaVu Sans',  # comes with Matplotlib, so pictures look alike everywhere
   'font.size': 8,
   'text.color': INK,
@@ -71,7 +71,7 @@ _MAX_RULED_CELLS = 40  # along an axis; beyond these, no lines between cells
 _SMOOTHED_RECORDS = 40  # from these on, the loss gets a smoothed line
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def hyperschedule(schedule: Hyperschedule) -> Figure:
   """Draws the levels of a schedule: position to the right, generation step downward.
 
@@ -86,7 +86,7 @@ def hyperschedule(schedule: Hyperschedule) -> Figure:
   return figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def gallery(schedules: Sequence[Hyperschedule]) -> Figure:
   """Draws schedules side by side on one scale of steps, with one legend; 10 inches wide."""
   figure = Figure(figsize=(10, 3.9), layout='constrained')
@@ -100,7 +100,7 @@ def gallery(schedules: Sequence[Hyperschedule]) -> Figure:
   return figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def noising(text: str, panels: dict[str, np.ndarray], times: Sequence[float]) -> Figure:
   """Draws a sentence dissolving, character by character, under one process a panel.
 
@@ -137,7 +137,7 @@ def noising(text: str, panels: dict[str, np.ndarray], times: Sequence[float]) ->
   return figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def masks(panels: dict[str, MaskPanel]) -> Figure:
   """Draws who may attend to whom, a panel a mask: queries downward, keys to the right.
 
@@ -174,7 +174,7 @@ def masks(panels: dict[str, MaskPanel]) -> Figure:
   return figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def curves(records: Sequence[dict[str, Any]]) -> Figure:
   """Draws the loss and the learning rate over the steps of a run.
 
@@ -214,7 +214,7 @@ def to_svg(figure: Figure) -> str:
   """Returns the figure as an SVG document, the same for the same figure whenever it is made."""
   file = io.StringIO()
   unstamped = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(STYLE):
     figure.savefig(file, format='svg', metadata=unstamped)
   return file.getvalue()
 

@@ -69,6 +69,7 @@ def get_base() -> ConfigDict:
   c.gate.kind = ''  # '' for none, 'linear' or 'learned'
   c.gate.width = 0  # of a learned one; 0: max(64, model_dim / 2)
   c.gate.signals = ('entropy', 'margin', 'change', 'surprise')  # those it sees
+  c.gate.standardise = True  # over the positions of a text; else in fixed units
 
   c.objective = ConfigDict()
   # 'weighted_cross_entropy', 'next_token', 'score_entropy' or 'overwrite_gate'

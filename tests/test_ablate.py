@@ -1,6 +1,8 @@
 """Sweeps: from a file of models and runs to records, and what happens when part of it fails."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -184,3 +186,32 @@ def test_the_shipped_sweep_names_what_there_is():
     settings = run.revision.to_dict()
     settings.pop('truth', None)
     config.revision.update(settings)
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_page(finished, tmp_path):
+  """Of models that exist; resumed, it takes no figure twice; a missing flag is named."""
+  _, directory = finished
+  lines = [
+    'from ml_collections import ConfigDict',
+    'def get_config():',
+    '  c = ConfigDict()',
+    '  c.seeds, c.common = (0,), ConfigDict()',
+    "  c.models = ConfigDict({'hybrid': {'workdir': ''}})",
+    "  run = {'task': 'repair', 'group': 'methods', 'model': 'hybrid', 'num_texts': 4}",
+    "  run |= {'revision': {'doubt': 'uniform'}, 'grid': {'corrupted': (0.2,), 'steps': (2,)}}",
+    "  c.runs = ConfigDict({'uniform': run})",
+    '  return c',
+  ]
+  (tmp_path / 'sweep.py').write_text('\n'.join(lines))
+  arguments = [f'--sweep={tmp_path}/sweep.py', f'--workdir={tmp_path}/out']
+  arguments.append(f'--sweep.models.hybrid.workdir={directory}/models/hybrid')
+  command = [sys.executable, '-m', 'ardiff_jax.ablate']
+  for _ in range(2):
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f'{tmp_path}/out/results.html'
+    assert len(workdir.read_lines(tmp_path / 'out' / 'results.jsonl')) == 1
+  assert '<html' in (tmp_path / 'out' / 'results.html').read_text()
+  wrong = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert wrong.returncode == 2 and '--sweep is missing' in wrong.stderr

@@ -148,16 +148,15 @@ def test_a_mask_gives_way_to_what_is_likely_enough():
 
 
 def gate_output(gate, signals, hidden=None, weights=None, progress=0.5, prior=0.1):
-  hidden = jnp.zeros((3, L, gate.model_dim)) if hidden is None else hidden
-  weights = (
-    gate.init(jax.random.key(0), hidden, signals, *[jnp.zeros((1, L))] * 3)['params']
-    if weights is None
-    else weights
-  )
-  one = jnp.ones((1, L))
-  return gate.apply(
-    {'params': weights}, hidden, signals, jnp.arange(L)[None] / L, progress * one, prior * one
-  )
+  shape, one = signals.entropy.shape, jnp.ones((1, L))
+  hidden = jnp.zeros((*shape, gate.model_dim)) if hidden is None else hidden
+  weights = new_weights(gate) if weights is None else weights
+  others = jnp.arange(L)[None] / L, progress * one, prior * one
+  return gate.apply({'params': weights}, hidden, signals, jnp.ones(shape, bool), *others)
+
+
+def new_weights(gate):
+  return nn.unbox(gate.new_weights(jax.random.key(0)))
 
 
 def some_signals(seed=0):
@@ -165,24 +164,30 @@ def some_signals(seed=0):
 
 
 def test_linear_gate_is_its_formula():
-  gate, s = Gate('linear', model_dim=8), some_signals()
+  signals = some_signals()
+  s = signals.standardised(jnp.ones((3, L), bool))
   weights = {'beta': jnp.float32([0.3, 0.5, 0.7, 1.1, 1.3])}
   expected = 0.3 + 0.5 * s.entropy - 0.7 * s.margin - 1.1 * s.change + 1.3 * s.surprise
-  np.testing.assert_allclose(gate_output(gate, s, weights=weights), expected, atol=1e-5)
+  got = gate_output(Gate('linear', model_dim=8), signals, weights=weights)
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_not_standardised_a_gate_feels_the_size_of_its_signals():
+  weights, signals = {'beta': jnp.float32([0.0, 1.0, 0.0, 0.0, 0.0])}, some_signals()
+  larger = signals._replace(entropy=3.0 * signals.entropy)
+  for standardise in (True, False):
+    gate = Gate('linear', model_dim=8, standardise=standardise)
+    ours, theirs = (gate_output(gate, x, weights=weights) for x in (signals, larger))
+    np.testing.assert_allclose(theirs, ours * (1.0 if standardise else 3.0), atol=1e-4)
 
 
 @pytest.mark.parametrize('kind', gate_lib.KINDS)
 @pytest.mark.parametrize('kept', gate_lib.SIGNALS)
 def test_a_gate_sees_only_its_signals(kind, kept):
   gate = Gate(kind, model_dim=8, signals=(kept,))
-  weights = jax.tree.map(
-    lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape),
-    gate.init(jax.random.key(0), jnp.zeros((3, L, 8)), some_signals(), *[jnp.zeros((1, L))] * 3)[
-      'params'
-    ],
-  )
-  weights = nn.unbox(weights)
-  slopes = jax.grad(lambda s: gate_output(gate, s, weights=weights).sum())(some_signals())
+  move = lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape)  # noqa: E731
+  weights = jax.tree.map(move, new_weights(gate))
+  slopes = jax.grad(lambda s: (gate_output(gate, s, weights=weights) ** 2).sum())(some_signals())
   for name, slope in slopes._asdict().items():
     assert bool(jnp.abs(slope).max() > 0) == (name == kept)
 
@@ -224,7 +229,7 @@ class Seen(World):
 def setup(batch=64, **settings):
   table = jnp.asarray(2.0 * np.random.default_rng(0).standard_normal((V + 1, V)), jnp.float32)
   gate = Gate('learned', model_dim=2 * V, width=16)
-  params = {'params': {'table': table}, 'gate': nn.unbox(gate.new_weights(jax.random.key(0)))}
+  params = {'params': {'table': table}, 'gate': new_weights(gate)}
   objective = OverwriteGate(noise.epsilon_hybrid(V, epsilon=0.01), gate, **settings)
   rng = np.random.default_rng(1)
   examples = Examples(
@@ -372,7 +377,7 @@ def test_a_trained_gate_tells_wrong_tokens_from_right_ones():
   logits = denoise(params, jnp.asarray(canvas), sigma=None, regions=None, settle_step=None)
   signals, _ = looked(logits, canvas)
   hidden = jnp.concatenate([logits, jax.nn.one_hot(canvas, V)], axis=-1)
-  u = gate_output(objective.gate, signals.standardised(jnp.ones((2, L), bool)), hidden, gate)
+  u = gate_output(objective.gate, signals, hidden, gate)
   assert u[canvas >= 4].min() > u[canvas < 4].max() + 2.0
 
 

@@ -200,6 +200,43 @@ def test_every_sampler_writes_with_a_model_it_is_for(models, sampler):
     assert sample.network_calls > 0
 
 
+@pytest.mark.slow
+def test_a_revision_of_a_draft(models):
+  """Its settings reach it, it notes its looks, and batches do not matter, of an oracle neither."""
+  model = models('epsilon_hybrid')
+  draft = np.random.default_rng(0).integers(0, 257, (3, LENGTH))
+  truth = (draft + (np.arange(LENGTH) % 4 == 0)) % 257
+  free = np.zeros(draft.shape, bool)
+  free[:, :4] = True  # given
+
+  def revise(**kwargs):
+    return model.sample(3, tokens=draft, given=free, draft=draft, sampler='revision', **kwargs)
+
+  everything = dict(doubt='uniform', rate=1.0, accept='any', early_stop=False)
+  samples = revise(revision=everything, steps=3)
+  for row, sample in enumerate(samples):
+    assert sample.network_calls == 3 and sample.notes['live'] == [1.0] * 3
+    ids = np.array(sample.token_ids)
+    np.testing.assert_array_equal(ids[:4], draft[row, :4])
+    assert (ids[4:] != draft[row, 4:]).any()
+  assert revise(revision=everything)[0].hyperschedule.endswith('num_levels=8)')  # the config's
+
+  knows = dict(doubt='oracle', truth=truth, accept='any', threshold=(0.5, 0.5))
+  alone, together = revise(revision=knows, batch_size=2), revise(revision=knows)
+  for row, (ours, theirs) in enumerate(zip(alone, together, strict=True)):
+    assert ours.token_ids == theirs.token_ids
+    same = truth[row] == draft[row]
+    np.testing.assert_array_equal(np.array(ours.token_ids)[same], draft[row, same])
+    np.testing.assert_array_equal(np.array(ours.doubt)[4:], ~same[4:])
+
+  with pytest.raises(UserError, match='unknown settings of a revision: thresholds'):
+    revise(revision=dict(thresholds=0.5))
+  with pytest.raises(UserError, match='must be one of gate'):
+    revise(revision=dict(doubt='luck'))
+  with pytest.raises(UserError, match='rate are settings of sampler revision'):
+    model.sample(1, sampler='acs', revision=dict(rate=0.5))
+
+
 def test_readme_has_the_table_of_samplers():
   assert samplers.table() in (ROOT / 'README.md').read_text()
 

@@ -15,7 +15,8 @@ LAYERS = [
   {'evaluation', 'report', 'figures', 'samplers'},
   {'training', 'generation'},
   {'model', 'bench', 'checkpoints'},
-  {'train', 'evaluate', 'sample', 'compare'},
+  {'ablation'},
+  {'ablate', 'train', 'evaluate', 'sample', 'compare'},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -54,3 +54,45 @@ def test_starting_from_another_network_says_what_differs(text_file, tmp_path):
   with pytest.raises(UserError, match='nowhere'):
     train(config, tmp_path / 'new')
   assert not (tmp_path / 'new').exists()
+
+
+def test_a_gate_starts_on_a_frozen_denoiser_and_goes_on_from_a_gate(text_file, tmp_path):
+  train(small_config('epsilon_hybrid', text_file), tmp_path / 'hybrid')
+  config = small_config('gate', text_file, steps=3)
+  config.init_from = str(tmp_path / 'hybrid')
+  train(config, tmp_path / 'gate')
+  hybrid, gate = (ardiff_jax.load(tmp_path / name) for name in ('hybrid', 'gate'))
+  assert fingerprint(gate.params['params']) == fingerprint(hybrid.params['params'])
+
+  config.init_from, config.train.learning_rate = str(tmp_path / 'gate'), 0.0
+  train(config, tmp_path / 'again')
+  again = ardiff_jax.load(tmp_path / 'again')
+  assert fingerprint(again.params) == fingerprint(gate.params)  # the gate of that run
+  config.gate.width, config.train.learning_rate = 7, 1e-3
+  train(config, tmp_path / 'other')
+  other = ardiff_jax.load(tmp_path / 'other')
+  assert other.params['gate']['in']['kernel'].shape[1] == 7
+  assert fingerprint(other.params['params']) == fingerprint(hybrid.params['params'])
+
+  config.objective.denoising_weight = 1.0
+  train(config, tmp_path / 'tuned')
+  tuned = ardiff_jax.load(tmp_path / 'tuned')
+  assert fingerprint(tuned.params['params']) != fingerprint(hybrid.params['params'])
+
+
+def test_a_gate_needs_a_denoiser(text_file, tmp_path):
+  with pytest.raises(UserError, match=r'set config\.init_from'):
+    train(small_config('gate', text_file), tmp_path / 'gate')
+  config = small_config('gate', text_file)
+  config.init_from, config.gate.kind = str(tmp_path), ''
+  with pytest.raises(UserError, match=r'needs config\.gate\.kind'):
+    train(config, tmp_path / 'gate')
+
+
+def test_outputs_of_another_meaning_are_refused(text_file, tmp_path):
+  train(small_config('sedd', text_file, steps=1), tmp_path / 'sedd')
+  config = small_config('mdlm', text_file)
+  config.init_from = str(tmp_path / 'sedd')
+  config.model.update(ardiff_jax.load(tmp_path / 'sedd').config.model)
+  with pytest.raises(UserError, match='head=score'):
+    train(config, tmp_path / 'new')

@@ -31,6 +31,7 @@ KINDS = ('linear', 'learned')
 SIGNALS = ('entropy', 'margin', 'change', 'surprise')
 ACCEPTANCES = ('both', 'either', 'any')
 
+_UNIT = 4.0  # nats, in which signals are seen that are not standardised
 _FIRST_GUESS = 0.05  # probability of a learned gate before training
 
 
@@ -147,12 +148,15 @@ class Gate(nn.Module):
     model_dim: D of the denoiser.
     width: of the MLP; 0 means max(64, D/2).
     signals: those it sees; the others read 0.
+    standardise: whether it sees them standardised over the text; else in units of 4 nats, so that
+      it can tell a text with many wrong tokens from one with few.
   """
 
   kind: str
   model_dim: int
   width: int = 0
   signals: tuple[str, ...] = SIGNALS
+  standardise: bool = True
 
   def check(self) -> None:
     """Raises ValueError for an unknown kind or signal."""
@@ -169,6 +173,7 @@ class Gate(nn.Module):
     self,
     hidden_BxWxD: jax.Array,
     signals: Signals,
+    valid: jax.Array,
     place: jax.Array,
     progress: jax.Array,
     prior: jax.Array,
@@ -177,12 +182,17 @@ class Gate(nn.Module):
 
     Args:
       hidden_BxWxD: the denoiser's stream behind its last block.
-      signals: standardised.
+      signals: of the text.
+      valid: bool[B, W], positions over which they are standardised; 0 elsewhere.
       place: float32[1, W], i/L.
       progress: float32[1, W] or float32[B, W], t/T.
       prior: float32[1, W] or float32[B, W], r.
     """
     shape = signals.entropy.shape
+    if self.standardise:
+      signals = signals.standardised(valid)
+    else:
+      signals = Signals(*(jnp.where(valid, x, 0.0) / _UNIT for x in signals))
     seen = [
       x if name in self.signals else jnp.zeros(shape)
       for name, x in zip(SIGNALS, signals, strict=True)
@@ -204,7 +214,7 @@ class Gate(nn.Module):
     """Returns parameters at the start of training, with their logical axes (boxed)."""
     one = jnp.zeros((1, 1))
     hidden = jnp.zeros((1, 1, self.model_dim))
-    return self.init(key, hidden, Signals(one, one, one, one), one, one, one)['params']
+    return self.init(key, hidden, Signals(one, one, one, one), one > 0.0, one, one, one)['params']
 
 
 def _standardise(x: jax.Array, valid: jax.Array) -> jax.Array:

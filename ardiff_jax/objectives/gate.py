@@ -142,7 +142,8 @@ class OverwriteGate:
       logit = self.gate.apply(
         {'params': params['gate']},
         features.x,
-        signals.standardised(free),
+        signals,
+        free,
         place / width,
         visit / self.num_visits,
         prior,

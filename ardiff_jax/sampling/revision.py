@@ -247,7 +247,8 @@ class Revision(Stepper):
     logit = self.gate.apply(
       {'params': self.weights},
       step.hidden,
-      signals.standardised(visible),
+      signals,
+      visible,
       place / width,
       step.visit / step.num_visits,
       prior,

@@ -2,10 +2,13 @@
 
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from ardiff_jax import method as method_lib
 from ardiff_jax import workdir
 from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
 from ardiff_jax.errors import UserError
@@ -52,16 +55,21 @@ def warm_start(state: TrainState, config: ConfigDict) -> TrainState:
     UserError: it has no sound checkpoint.
   """
   directory = _directory(config)
-  theirs = workdir.read(directory)['config'].get('gate', {})
-  params = dict(state.params)
-  kept = {}
-  if theirs != workdir.to_json(config)['gate'] and 'gate' in params:
-    kept['gate'] = params.pop('gate')
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
+  theirs = ConfigDict(workdir.read(directory)['config'])
+  own = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
   )
-  _, params = restore_ema(directory, abstract)
-  params |= kept
+  stored = {'params': own['params']}
+  same_gate = workdir.to_json(theirs.gate) == workdir.to_json(config.gate)
+  if theirs.gate.kind and same_gate:
+    stored['gate'] = own['gate']
+  elif theirs.gate.kind:
+    weights = method_lib.make_gate(theirs).new_weights(jax.random.key(0))
+    everywhere = jax.tree.leaves(own)[0].sharding.mesh
+    stored['gate'] = jax.device_put(nn.unbox(weights), NamedSharding(everywhere, PartitionSpec()))
+  _, restored = restore_ema(directory, stored)
+  params = dict(state.params)
+  params.update((name, restored[name]) for name in restored if name == 'params' or same_gate)
   return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))  # donated apart
 
 

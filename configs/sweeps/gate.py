@@ -13,7 +13,8 @@ _SHARES = (0.05, 0.15, 0.3)
 # By name: what is trained otherwise than in configs/gate.py.
 _GATES = {
   'gate': {},
-  'gate, linear': {'gate': {'kind': 'linear'}},
+  'gate, linear': {'gate': {'kind': 'linear', 'standardise': True}},
+  'gate, standardised': {'gate': {'standardise': True}},
   **{f'gate, {name} alone': {'gate': {'signals': (name,)}} for name in _SIGNALS},
   'gate, hidden state alone': {'gate': {'signals': ()}},
   'gate, without surprise': {'gate': {'signals': _SIGNALS[:3]}},
@@ -33,6 +34,7 @@ _GATE = {'doubt': 'gate', 'prior_scale': 0.0, 'threshold': (0.5, 0.5), 'early_st
 # By name: the revision, the same number of looks for all.
 _METHODS = {
   'learned gate': _GATE,
+  'learned gate, sure': {**_GATE, 'threshold': (0.7, 0.7), 'accept': 'any'},
   'fixed schedule': {'doubt': 'prior', 'select': 'bernoulli'},
   'uniform': {'doubt': 'uniform', 'select': 'bernoulli'},
   'random': {'doubt': 'random', 'select': 'budget'},
@@ -74,12 +76,12 @@ def get_config() -> ConfigDict:
   c.models.drafter = _model('configs/ar.py:tiny', {**shared, 'seed': 1})
   for name, override in _GATES.items():
     gate = _model('configs/gate.py:tiny', {'init_from': '@hybrid', **override})
-    gate.per_seed = True
+    gate.per_seed = name == 'gate'
     c.models[name] = gate
 
   c.runs = ConfigDict()
   for name, revision in _METHODS.items():
-    model = 'gate' if name == 'learned gate' else 'hybrid'
+    model = 'gate' if name.startswith('learned gate') else 'hybrid'
     revision = {'early_stop': False, **revision}
     c.runs[name] = _repair('methods', model, revision, _SHARES)
     c.runs[f'{name}, drafts'] = _drafts(name, model, revision)

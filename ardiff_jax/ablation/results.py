@@ -1,0 +1,325 @@
+"""The results of a sweep: a table file, Markdown tables and a self-contained page.
+
+They are made of the records in results.jsonl alone, see `records`. Tables show the settings that a
+sweep goes over; those that make a method what it is are in results.csv.
+"""
+
+import base64
+import csv
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+from matplotlib.figure import Figure
+
+from ardiff_jax import plots as pictures
+from ardiff_jax import workdir as files
+from ardiff_jax.ablation import plots
+from ardiff_jax.ablation import records as lib
+from ardiff_jax.ablation.records import UNREVISED, Record
+from ardiff_jax.errors import UserError
+from ardiff_jax.report import traces
+
+_COLUMNS = {  # of the tables: title, figures after the point; other metrics come after these
+  'judge_nats': ('judge nats/token ↓', 3),
+  'entropy': ('entropy', 3),
+  'distinct_2': ('distinct-2', 3),
+  'repeats': ('repeats ↓', 3),
+  'fixed': ('fixed ↑', 3),
+  'harmed': ('harmed ↓', 4),
+  'precision': ('precision ↑', 3),
+  'recall': ('recall ↑', 3),
+  'f1': ('F1 ↑', 3),
+  'auc': ('AUC ↑', 3),
+  'edits': ('edits', 1),
+  'edits_per_step': ('edits/step', 2),
+  'calls': ('calls ↓', 1),
+  'draft_calls': ('draft calls', 1),
+  'early_stop': ('early stop', 2),
+  'seconds_p50': ('s, median ↓', 3),
+  'seconds_p95': ('s, 95th percentile ↓', 3),
+}
+_LABELS = ('task', 'group', 'name', 'seed', 'model')  # of a record, as they stand in results.csv
+
+
+class Table(NamedTuple):
+  """What a group of a task came to, as text.
+
+  Attributes:
+    task, group: which.
+    common: the settings that all its records share.
+    titles: of the columns.
+    labels: how many columns, the first ones, are no figures: the method, and axes of the sweep.
+    rows: cells, one a title.
+  """
+
+  task: str
+  group: str
+  common: str
+  titles: list[str]
+  labels: int
+  rows: list[list[str]]
+
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+  """Writes results.csv, results.md and results.html, each whole or not at all.
+
+  Where a method, setting and seed has several records, the last counts.
+
+  Args:
+    workdir: has results.jsonl.
+
+  Returns:
+    The path of results.html.
+
+  Raises:
+    UserError: results.jsonl is missing or damaged.
+  """
+  if not (workdir / 'results.jsonl').exists():
+    raise UserError(f'{workdir} holds no results.jsonl: it is no work directory of a sweep')
+  records = lib.newest(files.read_lines(workdir / 'results.jsonl'))
+  title = workdir.resolve().name
+  _replace(workdir / 'results.csv', to_csv(records))
+  _replace(workdir / 'results.md', f'# {title}\n\n{tables(records)}')
+  _replace(workdir / 'results.html', page(records, title))
+  return workdir / 'results.html'
+
+
+def to_csv(records: Sequence[Record]) -> str:
+  """Returns a line per record: labels, settings, metrics and error, under a line of their names.
+
+  A setting that is named like another column is headed 'settings.NAME'.
+  """
+  settings = lib.distinct(key for record in records for key in record.get('settings') or {})
+  metrics = _metrics(records)
+  taken = {*_LABELS, *metrics, 'error'}
+  heads = [f'settings.{key}' if key in taken else key for key in settings]
+  file = io.StringIO()
+  writer = csv.writer(file, lineterminator='\n')
+  writer.writerow([*_LABELS, *heads, *metrics, 'error'])
+  for record in records:
+    cells = [record.get(label) for label in _LABELS]
+    cells += [(record.get('settings') or {}).get(key) for key in settings]
+    cells += [(record.get('metrics') or {}).get(key) for key in metrics]
+    cells.append(record.get('error'))
+    writer.writerow([lib.identity(x) if isinstance(x, dict | list) else x for x in cells])
+  return file.getvalue()
+
+
+def tables(records: Sequence[Record]) -> str:
+  """Returns Markdown: a table per task and group, means ± standard errors, and what failed."""
+  parts = []
+  for table in to_tables(records):
+    lines = [
+      _markdown_row(table.titles),
+      '|' + '---|' * table.labels + '---:|' * (len(table.titles) - table.labels),
+      *map(_markdown_row, table.rows),
+    ]
+    parts.append(f'## {_heading(table.task, table.group)}\n')
+    if table.common:
+      parts.append(f'All with {table.common}.\n')
+    parts.append('\n'.join(lines) + '\n')
+  if not parts:
+    parts.append('No results yet.\n')
+  if failures := _failures(records):
+    parts.append('## Failures\n')
+    parts.append(
+      ''.join(f'- {failure["what"]}: `{_one_line(failure["error"])}`\n' for failure in failures)
+    )
+  return '\n'.join(parts)
+
+
+def to_tables(records: Sequence[Record]) -> list[Table]:
+  """Returns a table per task and group, with a row per method and point on the axes.
+
+  Rows are in the order of the axes, then of the methods as they first come. Methods that only have
+  failed have a row too, without figures.
+  """
+  return [_table(task, group, part) for (task, group), part in _groups(records).items()]
+
+
+def page(records: Sequence[Record], title: str) -> str:
+  """Returns the page: tables, pictures and failures, with nothing to fetch.
+
+  Args:
+    records: each method, setting and seed once.
+    title: of the page.
+  """
+  found = _groups(records)
+  sections = []
+  for table in to_tables(records):
+    part = found[table.task, table.group]
+    unrevised = [r for r in records if r['task'] == table.task and r['name'] == UNREVISED]
+    if not any(r['name'] == UNREVISED for r in part):
+      part = [*part, *_first_group(unrevised)]  # to compare with, whichever group it was taken in
+    across = [r for r in records if _group(r) == table.group and r['name'] != UNREVISED]
+    shown = lib.names(across)  # so that a method looks the same in all tasks of a group
+    if len(shown) > plots.MAX_METHODS:
+      shown = None
+    sections.append(
+      {
+        'heading': _heading(table.task, table.group),
+        'table': table,
+        'pictures': _pictures(table.task, part, shown),
+      }
+    )
+  environment = traces.environment().overlay(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
+  )
+  return environment.get_template('page.html').render(
+    title=title,
+    sections=sections,
+    failures=_failures(records),
+    records=len(records),
+    methods=len(lib.names(records)),
+    seeds=len(lib.distinct(r.get('seed') for r in records)),
+  )
+
+
+def _table(task: str, group: str, records: Sequence[Record]) -> Table:
+  """Returns the table of records of one group."""
+  axes, methods, metrics = lib.axes(records), lib.names(records), _metrics(records)
+  points = {}
+  for record in records:
+    point = [lib.natural(lib.settings(record).get(axis)) for axis in axes]
+    points.setdefault((*point, methods.index(record['name'])), []).append(record)
+  rows = []
+  for _, tried in sorted(points.items()):
+    done = [record for record in tried if not lib.failed(record)]
+    means = {name: lib.mean(done, name) for name in metrics}
+    settings = lib.settings(tried[0])
+    rows.append(
+      [
+        tried[0]['name'],
+        *(_setting(settings.get(axis)) for axis in axes),
+        f'{len(done)}' if len(done) == len(tried) else f'{len(done)} of {len(tried)}',
+        *(_figure(mean, _COLUMNS.get(name, (name, None))[1]) for name, mean in means.items()),
+      ]
+    )
+  titles = ['method', *axes, 'seeds', *(_COLUMNS.get(name, (name,))[0] for name in metrics)]
+  return Table(task, group, _named(lib.common(records)), titles, len(axes) + 1, rows)
+
+
+def _pictures(
+  task: str, records: Sequence[Record], shown: Sequence[str] | None
+) -> list[dict[str, Any]]:
+  """Returns the pictures of a group: what they are of, and their data."""
+  records = [record for record in records if not lib.failed(record)]
+  found = []
+
+  def add(figure: Figure, title: str, part: Sequence[Record], caption: str) -> None:
+    common = _named(lib.common(part))
+    found.append(
+      {
+        'title': title,
+        'caption': caption + (f' All with {common}.' if common else ''),
+        'width': round(100 * figure.get_figwidth()),
+        'data': _data_uri(figure),
+      }
+    )
+
+  if task == 'drafts' and any(record['name'] != UNREVISED for record in records):
+    add(
+      plots.quality_against_calls(records, shown),
+      'Quality against network calls',
+      records,
+      'Whiskers are standard errors over seeds; the dashed line is the draft as it was.',
+    )
+  if task == 'repair' and records:
+    part = lib.one_setting(records, free=['corrupted'])
+    add(plots.bars(part), 'Repair and harm', part, 'Whiskers are standard errors over seeds.')
+    part = lib.one_setting(records)
+    add(plots.radar(part, shown), 'Repairs, all round', part, 'Further out is better.')
+  if part := lib.one_setting([r for r in records if r.get('edit_map')]):
+    caption = 'Where in the texts tokens were overwritten, and when.'
+    add(plots.edit_map(part, shown), 'Edits by step and position', part, caption)
+  if part := lib.one_setting([r for r in records if r.get('signals')]):
+    caption = 'Means over positions and texts, of the texts still worked on.'
+    add(plots.signals(part, shown), 'Signals over the steps', part, caption)
+  return found
+
+
+def _groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+  """Returns the records by task and group, all groups of a task after each other."""
+  found = {}
+  for record in records:
+    found.setdefault((record['task'], _group(record)), []).append(record)
+  tasks = lib.distinct(task for task, _ in found)
+  return dict(sorted(found.items(), key=lambda item: tasks.index(item[0][0])))
+
+
+def _group(record: Record) -> str:
+  return record.get('group') or ''
+
+
+def _first_group(records: Sequence[Record]) -> list[Record]:
+  """Returns the records that are of the group of the first."""
+  return [record for record in records if _group(record) == _group(records[0])]
+
+
+def _metrics(records: Iterable[Record]) -> list[str]:
+  """Returns the names of all metrics, those with a title first."""
+  found = lib.distinct(key for record in records for key in record.get('metrics') or {})
+  return [key for key in _COLUMNS if key in found] + [key for key in found if key not in _COLUMNS]
+
+
+def _failures(records: Iterable[Record]) -> list[dict[str, str]]:
+  """Returns what failed, and the message."""
+  found = []
+  for record in filter(lib.failed, records):
+    what = [_heading(record['task'], _group(record)), record['name']]
+    if record.get('seed') is not None:
+      what.append(f'seed {record["seed"]}')
+    settings = lib.settings(record)
+    what.append(_named({key: x for key, x in settings.items() if x is not None}))
+    found.append({'what': ', '.join(filter(None, what)), 'error': str(record['error'])})
+  return found
+
+
+def _heading(task: str, group: str) -> str:
+  return f'{task}: {group}' if group else task
+
+
+def _named(settings: dict[str, Any]) -> str:
+  return ', '.join(f'{key} {_setting(value)}' for key, value in settings.items())
+
+
+def _setting(value: Any) -> str:
+  if value is None:
+    return ''
+  if isinstance(value, float):
+    return f'{value:g}'
+  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _figure(mean: lib.Mean, digits: int | None) -> str:
+  """Returns a mean ± its standard error; with no number of digits, as many as tell."""
+  if mean.value is None:
+    return ''
+  shown, spread = (f'.{digits}f',) * 2 if digits is not None else ('.4g', '.2g')
+  value = f'{mean.value:{shown}}'
+  return value if mean.error is None else f'{value} ± {mean.error:{spread}}'
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+  return '| ' + ' | '.join(_one_line(cell).replace('|', '\\|') for cell in cells) + ' |'
+
+
+def _one_line(text: str) -> str:
+  return ' '.join(text.replace('`', "'").split())
+
+
+def _data_uri(figure: Figure) -> str:
+  svg = pictures.to_svg(figure).encode()
+  return 'data:image/svg+xml;base64,' + base64.b64encode(svg).decode()
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  """Writes a file, whole or not at all."""
+  temporary = path.with_name(path.name + '.tmp')
+  temporary.write_text(text, encoding='utf-8')
+  os.replace(temporary, path)
