@@ -170,7 +170,7 @@ def import_file(
     )
   method = method_lib.build(config, words.vocab_size, words.bos_id, words.eos_id)
   mesh = mesh_lib.fitting_mesh(config.mesh)
-  abstract = abstract_params(method.denoise, config.data.length, mesh)
+  abstract = abstract_params(method, config.data.length, mesh)
   content = {
     'config': workdir_lib.to_json(config),
     'tokenizer': {'name': words.name, 'vocab_size': words.vocab_size},
@@ -221,7 +221,7 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
   words = tokenizers.load_tokenizer(workdir, config.tokenizer)
   method = method_lib.build(config, vocab_size, words.bos_id, words.eos_id)
   mesh = mesh_lib.fitting_mesh(config.mesh)
-  _, params = restore_ema(workdir, abstract_params(method.denoise, config.data.length, mesh))
+  _, params = restore_ema(workdir, abstract_params(method, config.data.length, mesh))
   arrays = {path: np.asarray(x) for path, x in _flat(params).items()}
   expected = layouts.tensors(layout, network)
 
