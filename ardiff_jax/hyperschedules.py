@@ -15,6 +15,8 @@ a step,
 
   autoregressive  start = i           T = 1        one token after another
   any_order       start = group[i]    T = 1        one group of positions after another
+  shuffled        start = place // w  T = 1        random groups of w
+  strided         start = i % ⌈L/w⌉   T = 1        w streams side by side
   flat            start = 0                        all together (SEDD, MDLM)
   block           start = T·(i // w)               one block of w after another (BD3-LM)
   slide           start = ⌊i·T / w⌋                a window of w sliding over the text
@@ -227,6 +229,22 @@ def any_order(groups: Sequence[int]) -> Hyperschedule:
   return _staggered(groups_L, 1, f'any_order(length={len(groups_L)}, groups={groups_L.max() + 1})')
 
 
+def shuffled(length: int, width: int, seed: int) -> Hyperschedule:
+  """Random groups of `width` positions, one after another; T = 1, S = ⌈L/w⌉."""
+  _check_width(length, width)
+  place_L = np.random.default_rng(seed).permutation(length)
+  name = f'shuffled(length={length}, width={width}, seed={seed})'
+  return _staggered(place_L // width, 1, name)
+
+
+def strided(length: int, width: int) -> Hyperschedule:
+  """`width` streams side by side, each from left to right; T = 1, S = ⌈L/w⌉ (ARMD, arXiv
+  2601.16971)."""
+  _check_width(length, width)
+  name = f'strided(length={length}, width={width})'
+  return _staggered(np.arange(length) % -(-length // width), 1, name)
+
+
 def from_levels(levels: np.ndarray, num_levels: int) -> Hyperschedule:
   """Returns the user's own tensor as a hyperschedule.
 
@@ -257,7 +275,8 @@ def from_levels(levels: np.ndarray, num_levels: int) -> Hyperschedule:
 
 
 # Those a config can name: their parameters are numbers.
-BY_NAME = {f.__name__: f for f in (autoregressive, flat, block, slide, hybrid, ar_diffusion)}
+_NAMED = autoregressive, flat, block, slide, hybrid, ar_diffusion, shuffled, strided
+BY_NAME = {f.__name__: f for f in _NAMED}
 
 
 def _staggered(

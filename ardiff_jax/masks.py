@@ -17,6 +17,7 @@ and what a window row i sees of row j of its tile (`window`):
   full          everything
   causal        j <= i
   causal_next   j <= i + 1, where a row predicts the next token: it sees that token's present state
+  none          nothing: it sees the context alone, and does not see itself (A3, arXiv 2601.13228)
 
 Of packed documents, rows see only those of the same `segment`, and with a `context_length` only
 the context that begins that many positions before their own.
@@ -61,10 +62,10 @@ import numpy as np
 from ardiff_jax.hyperschedules import Region
 
 CONTEXT_RULES = ('causal', 'block_causal', 'full')
-WINDOW_RULES = ('full', 'causal', 'causal_next')
+WINDOW_RULES = ('full', 'causal', 'causal_next', 'none')
 
 NEVER = np.iinfo(np.int32).max  # rank of a row that is no context key
-_EVERYTHING = NEVER - 1  # reach of a row that sees the whole context
+EVERYTHING = NEVER - 1  # reach of a row that sees the whole context
 
 
 class Queries(NamedTuple):
@@ -129,6 +130,7 @@ class AttentionMask:
       position 0 on, and no row sees a key this many positions to its right, nor one of its tile
       this many rows away; None if nothing is promised. Static.
     num_window: static; unused without span.
+    num_unseen: how many of the leading rows are no keys; static.
     fixed: the vectors but for segments, where they are known while tracing (`fix`), for kernels
       that are compiled for one mask; else None. Static.
   """
@@ -142,6 +144,7 @@ class AttentionMask:
   sight: Sight = flax.struct.field(pytree_node=False, default=Sight())
   span: int | None = flax.struct.field(pytree_node=False, default=None)
   num_window: int = flax.struct.field(pytree_node=False, default=0)
+  num_unseen: int = flax.struct.field(pytree_node=False, default=0)
   fixed: Fixed | None = flax.struct.field(pytree_node=False, default=None)
 
   @property
@@ -150,8 +153,9 @@ class AttentionMask:
 
   @property
   def keys(self) -> Keys:
-    """Those of the rows alone."""
-    return Keys(self.rank, jnp.where(self.tile < 0, -2, self.tile), self.position, self.segment)
+    """Those of the rows alone, of which the leading `num_unseen` are none."""
+    keys = Keys(self.rank, jnp.where(self.tile < 0, -2, self.tile), self.position, self.segment)
+    return jax.tree.map(lambda x: x[..., self.num_unseen :], keys)
 
   def dense(self) -> jax.Array:
     """Returns bool[..., R, C+R], query by key, the cached keys first."""
@@ -195,16 +199,16 @@ def fix(mask: AttentionMask) -> AttentionMask:
 
 
 def settling_rank(settle_step: jax.Array) -> jax.Array:
-  """Returns int32[L], each position's place in the order of settling, ties from left to right.
+  """Returns int32[..., L], each position's place in the order of settling, ties from left to right.
 
   Args:
-    settle_step: int32[L], see `Hyperschedule.settle_step`.
+    settle_step: int32[..., L], see `Hyperschedule.settle_step`.
   """
-  return jnp.argsort(jnp.argsort(settle_step, stable=True)).astype(jnp.int32)
+  return jnp.argsort(jnp.argsort(settle_step, stable=True, axis=-1), axis=-1).astype(jnp.int32)
 
 
 def context_reach(settle_step: jax.Array, context: str) -> jax.Array:
-  """Returns int32[L], the last `settling_rank` that each position sees once it is context.
+  """Returns int32[..., L], the last `settling_rank` that each position sees once it is context.
 
   Raises:
     ValueError: an unknown rule.
@@ -213,12 +217,20 @@ def context_reach(settle_step: jax.Array, context: str) -> jax.Array:
     case 'causal':
       return settling_rank(settle_step)
     case 'block_causal':
-      return (jnp.searchsorted(jnp.sort(settle_step), settle_step, side='right') - 1).astype(
-        jnp.int32
-      )
+      return num_settled_by(settle_step, settle_step) - 1
     case 'full':
-      return jnp.full(settle_step.shape, _EVERYTHING, jnp.int32)
+      return jnp.full(settle_step.shape, EVERYTHING, jnp.int32)
   raise ValueError(f'unknown context rule {context!r}; known: {", ".join(CONTEXT_RULES)}')
+
+
+def num_settled_by(settle_step: jax.Array, step: jax.Array) -> jax.Array:
+  """Returns int32[..., N], how many of int32[..., L] positions have settled at int32[..., N] steps,
+  those that settle with the step included."""
+  count = jnp.vectorize(
+    lambda settled, step: jnp.searchsorted(jnp.sort(settled), step, side='right'),
+    signature='(l),(n)->(n)',
+  )
+  return count(settle_step, step).astype(jnp.int32)
 
 
 def from_regions(
@@ -247,8 +259,8 @@ def from_regions(
     segment = jnp.where(is_context, segments[0], segments[1][..., None])
   return AttentionMask(
     rank=jnp.where(is_context, rank, NEVER),
-    reach=jnp.where(is_context, reach, jnp.where(in_window, _EVERYTHING, -1)),
-    tile=jnp.where(in_window, 0, -1),
+    reach=jnp.where(is_context, reach, jnp.where(in_window, EVERYTHING, -1)),
+    tile=jnp.where(in_window & (sight.window != 'none'), 0, -1),
     position=jnp.broadcast_to(jnp.arange(shape[-1]), shape),
     segment=segment,
     sight=sight,

@@ -14,6 +14,7 @@ from ardiff_jax.models.denoiser import Denoiser, make_denoiser
 from ardiff_jax.models.gate import Gate
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import Process
+from ardiff_jax.objectives.any_order import AnyOrder
 from ardiff_jax.objectives.gate import OverwriteGate
 from ardiff_jax.objectives.likelihood import NextToken, ScoreEntropy, WeightedCrossEntropy
 
@@ -28,6 +29,7 @@ OBJECTIVES = {
   'weighted_cross_entropy': WeightedCrossEntropy,
   'score_entropy': ScoreEntropy,
   'overwrite_gate': OverwriteGate,
+  'any_order': AnyOrder,
 }
 
 CACHES = ('auto', 'on', 'off')
@@ -49,7 +51,7 @@ class Method:
   process: Process
   hyperschedule: Hyperschedule
   denoise: Denoiser
-  objective: NextToken | WeightedCrossEntropy | ScoreEntropy | OverwriteGate
+  objective: NextToken | WeightedCrossEntropy | ScoreEntropy | OverwriteGate | AnyOrder
   gate: Gate | None = None
   own_chain: bool = False
 
@@ -119,6 +121,11 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
       raise ValueError(
         'next_token needs denoiser alignment shifted, context causal, window causal: '
         'any other would show the network the token it predicts'
+      )
+    if isinstance(objective, AnyOrder) != (denoise.rules.window == 'none'):
+      raise ValueError(
+        'objective any_order and window none need each other: the positions of a group are '
+        f'predicted without each other; got window {denoise.rules.window}'
       )
     if isinstance(objective, NextToken) and config.hyperschedule.name != 'autoregressive':
       raise ValueError(

@@ -45,8 +45,8 @@ def attend(
 
   Args:
     q_BxRxHxE: queries; H is a multiple of K.
-    k_BxRxKxE: keys.
-    v_BxRxKxE: values.
+    k_BxRxKxE: keys, of all rows but the `mask.num_unseen` leading ones.
+    v_BxRxKxE: values, likewise.
     mask: over these rows, [B, R] each; None for every row to see every row.
     cached: keys and values [B, C, K, E] of `mask.cached`.
     kernel: one of KERNELS, see `TransformerConfig.attention`.
@@ -122,7 +122,9 @@ def _softmax(q_BxQxHxE, queries, parts, sight):
     score = _product('bqkge,bske->bkgqs', q, k)
     allowed_BxQxS = masks.visible(queries, keys, sight)
     scores.append(jnp.where(allowed_BxQxS[:, None, None], score * width**-0.5, _NONE))
-  top = functools.reduce(jnp.maximum, [x.max(axis=-1, keepdims=True) for x in scores])
+  top = functools.reduce(
+    jnp.maximum, [x.max(axis=-1, keepdims=True, initial=_NONE) for x in scores]
+  )
   top = jax.lax.stop_gradient(jnp.maximum(top, _LOW))
   out, total = 0.0, 0.0
   for score, (_, v, _) in zip(scores, parts, strict=True):

@@ -127,6 +127,31 @@ class Denoiser:
     layout = layouts.tiled(self.rules, clean, canvas, sigma, tiles)
     return self._run(params, layout, dropout_key)
 
+  def two_stream(
+    self,
+    params: dict,
+    clean: jax.Array,
+    *,
+    sigma: jax.Array,
+    settle_step: jax.Array,
+    dropout_key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Predicts every position from those that settle before it, in one pass; window rule none.
+
+    Args:
+      params: variables of the network.
+      clean: int32[B, L] in 0..V-1.
+      sigma: float32[B, L], noise level of masks.
+      settle_step: int32[B, L], from 1, each example's own.
+      dropout_key: typed key to draw dropout; None for none.
+
+    Returns:
+      float32[B, L, V].
+    """
+    canvas = jnp.full_like(clean, self.network.config.vocab_size)
+    layout = layouts.two_stream(self.rules, clean, canvas, sigma, settle_step)
+    return self._run(params, layout, dropout_key)
+
   def empty_cache(self, batch: int, length: int) -> Cache:
     """Returns a cache for B canvases of L positions, in the dtype of the computation."""
     cfg = self.network.config
@@ -224,17 +249,20 @@ def make_denoiser(
       'window causal_next shows a row the token it predicts, which is the next one only when '
       'alignment is shifted; supported: full and causal (any alignment), causal_next (shifted)'
     )
-  if alignment == 'shifted' and not left_to_right:
+  if alignment == 'shifted' and not left_to_right and window != 'none':
     raise ValueError(
       f'alignment shifted is not supported for {name}, whose windows have gaps or tokens in front '
       'of them that are not settled; supported: aligned (any schedule), shifted (autoregressive, '
-      'flat, block, slide, hybrid, ar_diffusion and any other from left to right)'
+      'flat, block, slide, hybrid, ar_diffusion and any other from left to right; any schedule '
+      'with window none)'
     )
   if separate_documents and not left_to_right:
     raise ValueError(
       f'separate_documents is not supported for {name}: generation does not know which document '
       'a window is in; supported: schedules from left to right'
     )
+  if separate_documents and window == 'none':
+    raise ValueError('separate_documents is not supported for window none: groups are of any order')
   for setting, is_set in (
     ('separate_documents', separate_documents),
     ('context_length', context_length),

@@ -59,7 +59,7 @@ class Rules:
   @property
   def repeats_head(self) -> bool:
     """Whether the window starts with a second row of the last settled token."""
-    return self.shifted and self.window != 'causal'
+    return self.shifted and self.window not in ('causal', 'none')
 
 
 class Layout(NamedTuple):
@@ -132,6 +132,8 @@ def one_row(
   """
   length = canvas.shape[1]
   regions = jnp.broadcast_to(regions, canvas.shape)
+  if rules.shifted and rules.window == 'none':
+    return two_stream(rules, canvas, canvas, sigma, settle_step, regions)
   num_settled = (regions == Region.SETTLED).sum(axis=1, dtype=jnp.int32)
   if rules.repeats_head and not always_active:
     return tiled(
@@ -252,6 +254,64 @@ def tiled(
   return Layout(tokens, sigma, position, masks.fix(mask), outputs)
 
 
+def two_stream(
+  rules: Rules,
+  clean: jax.Array,
+  canvas: jax.Array,
+  sigma: jax.Array,
+  settle_step: jax.Array,
+  regions: jax.Array | None = None,
+) -> Layout:
+  """Returns rows that predict every position from what settles before it, and rows of the context.
+
+  For window rule none, of A3 (arXiv 2601.13228): the former are the query stream, the latter the
+  content stream, and only the latter have keys. Aligned, a query shows its position's noise.
+  Shifted, it shows the token before, if that has settled before, else noise in its place: in the
+  order of the text its prediction is that of an autoregressive model.
+
+  Args:
+    rules: what rows show and see.
+    clean: int32[B, L].
+    canvas: int32[B, L], noise.
+    sigma: float32[B, L], of the canvas.
+    settle_step: int32[L] or int32[B, L], from 1.
+    regions: int8[B, L], to predict active positions from settled ones; None to predict each from
+      those that settle before it.
+  """
+  batch, length = canvas.shape
+  settle_step = jnp.broadcast_to(settle_step, canvas.shape)
+  tokens, settled_at = slot_values(rules, clean, rules.bos_id), slot_values(rules, settle_step, 0)
+  rank = masks.settling_rank(settled_at)
+  if regions is None:
+    reach = masks.num_settled_by(settled_at, settle_step - 1) - 1
+  else:
+    reach = jnp.where(regions == Region.ACTIVE, masks.EVERYTHING, -1)
+    rank = jnp.where(
+      slot_values(rules, regions, Region.SETTLED) == Region.SETTLED, rank, masks.NEVER
+    )
+  shown, told = canvas, sigma
+  if rules.shifted:
+    known = (
+      settled_at[:, :length] < settle_step if regions is None else rank[:, :length] < masks.NEVER
+    )
+    shown = jnp.where(known, tokens[:, :length], _prepend(canvas[:, :-1], 0))
+    told = jnp.where(known, 0.0, _prepend(sigma[:, :-1], 0.0))
+  num_slots = tokens.shape[1]
+  join = lambda x, y: jnp.concatenate([x, y], axis=1)  # noqa: E731
+  position = jnp.concatenate([jnp.arange(length), jnp.arange(num_slots)])
+  mask = AttentionMask(
+    rank=join(jnp.full(canvas.shape, masks.NEVER), rank),
+    reach=join(reach, masks.context_reach(settled_at, rules.context)),
+    tile=jnp.full((batch, len(position)), -1),
+    position=jnp.broadcast_to(position, (batch, len(position))),
+    segment=None,
+    sight=rules.sight,
+    num_unseen=length,
+  )
+  sigma = join(told, jnp.zeros((batch, num_slots)))
+  return Layout(join(shown, tokens), sigma, position, mask, length)
+
+
 def cached(
   rules: Rules,
   canvas: jax.Array,
@@ -280,14 +340,14 @@ def cached(
   is_new = (slots.settle_step > cached_step) & (slots.settle_step <= step)
   (new,) = jnp.nonzero(is_new, size=num_new, fill_value=-1)
   num_settled = (jnp.asarray(settle_step) <= step).sum(dtype=jnp.int32)
-  active, shown = window >= 0, window
+  active, shown, alone = window >= 0, window, rules.window == 'none'
   if rules.repeats_head:
     active, shown = _prepend(active, True), jnp.append(window, -1)
     shown = jnp.where(active & (shown < 0), jnp.roll(shown, 1) + 1, shown)
   shown, kept = jnp.maximum(shown, 0), jnp.maximum(new, 0)
   rows = jnp.concatenate([shown, kept])
   is_clean = jnp.arange(len(rows)) >= len(shown)
-  if rules.shifted:
+  if rules.shifted and not alone:
     is_clean = is_clean.at[0].set(True)
   rank = masks.settling_rank(slots.settle_step)
   reach = masks.context_reach(slots.settle_step, rules.context)
@@ -304,8 +364,9 @@ def cached(
 
   mask = AttentionMask(
     rank=of_rows(masks.NEVER, rank[kept], masks.NEVER),
-    reach=of_rows(num_settled - 1, reach[kept], -1),  # shifted: BOS is one more, h one less
-    tile=of_rows(0, -1, -1),
+    # shifted, BOS is one more, and h one less, but where it is no window row
+    reach=of_rows(num_settled - 1 + (rules.shifted and alone), reach[kept], -1),
+    tile=of_rows(-1 if alone else 0, -1, -1),
     position=wide(rows),
     segment=segment,
     cached=Keys(
@@ -315,6 +376,7 @@ def cached(
       segment=slots.segment,
     ),
     sight=rules.sight,
+    num_unseen=len(window) if alone else 0,
   )
   sigma = jnp.where(is_clean[None], 0.0, slot_values(rules, sigma, 0.0)[:, rows])
   return Layout(slots.tokens[:, rows], sigma, rows, mask, len(window)), new

@@ -50,6 +50,8 @@ class TransformerConfig:
       MDLM and SEDD); or 'all' (GPT-2's: of every map and norm, but not of the head).
     positions: 'rotary', or 'learned': a vector a position, up to max_positions.
     max_positions: rows of that table; 0 for rotary.
+    mask_positions: how many positions have a vector that is added to masks there; 0 for none. Rows
+      that see nothing would else predict the same at every position.
     conditioning: 'none'; 'adaln': every norm shifted and scaled by the row's noise level; or
       'adaln_constant': the same, always told 0 (a time-agnostic MDLM).
     condition_dim: width of the condition; 0 means model_dim / 4.
@@ -75,6 +77,7 @@ class TransformerConfig:
   biases: str = 'none'
   positions: str = 'rotary'
   max_positions: int = 0
+  mask_positions: int = 0
   conditioning: str = 'none'
   condition_dim: int = 0
   final_conditioning: bool = True
@@ -144,6 +147,7 @@ _LOWEST = {
   'num_kv_heads': 0,
   'mlp_dim': 0,
   'max_positions': 0,
+  'mask_positions': 0,
   'condition_dim': 0,
 }
 _CHOICES = {
@@ -200,6 +204,12 @@ class Transformer(nn.Module):
         'position_embedding',
         nn.with_logical_partitioning(nn.initializers.normal(0.01), (None, 'embed')),
         (cfg.max_positions, cfg.model_dim),
+      )
+    if cfg.mask_positions:
+      self.mask_position_embedding = self.param(
+        'mask_position_embedding',
+        nn.with_logical_partitioning(nn.initializers.normal(cfg.model_dim**-0.5), (None, 'embed')),
+        (cfg.mask_positions, cfg.model_dim),
       )
     has_bias = cfg.biases != 'none'
     if cfg.conditions:
@@ -266,6 +276,9 @@ class Transformer(nn.Module):
       x_BxRxD += mixed * (self.embedding[None, None, cfg.vocab_size] - x_BxRxD)
     if cfg.positions == 'learned':
       x_BxRxD += self.position_embedding[jnp.atleast_2d(positions)]
+    if cfg.mask_positions:
+      masked = (tokens == cfg.vocab_size)[..., None]
+      x_BxRxD += jnp.where(masked, self.mask_position_embedding[jnp.atleast_2d(positions)], 0.0)
     x_BxRxD = x_BxRxD.astype(dtype)
     x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
     condition = None
@@ -326,10 +339,12 @@ class Block(nn.Module):
     heads = (cfg.num_heads, cfg.head_dim)
     kv_heads = (cfg.kv_heads, cfg.head_dim)
     q_BxRxHxE = linear(heads, ('embed', 'heads', 'head_dim'), name='query')(y)
-    k_BxRxKxE = linear(kv_heads, ('embed', 'heads', 'head_dim'), name='key')(y)
-    v_BxRxKxE = linear(kv_heads, ('embed', 'heads', 'head_dim'), name='value')(y)
+    unseen = 0 if mask is None else mask.num_unseen
+    k_BxRxKxE = linear(kv_heads, ('embed', 'heads', 'head_dim'), name='key')(y[:, unseen:])
+    v_BxRxKxE = linear(kv_heads, ('embed', 'heads', 'head_dim'), name='value')(y[:, unseen:])
     if phases is not None:
-      q_BxRxHxE, k_BxRxKxE = rotate(q_BxRxHxE, phases), rotate(k_BxRxKxE, phases)
+      q_BxRxHxE = rotate(q_BxRxHxE, phases)
+      k_BxRxKxE = rotate(k_BxRxKxE, tuple(phase[:, unseen:] for phase in phases))
     cached = None if cache is None else tuple(x.swapaxes(1, 2) for x in (cache.keys, cache.values))
     y = attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, mask, cached, cfg.attention)
     y = y.reshape(x_BxRxD.shape)
@@ -346,7 +361,7 @@ class Block(nn.Module):
     y = linear((cfg.model_dim,), ('mlp', 'embed'), name='mlp_out')(hidden)
     x_BxRxD += mlp_gate * dropout(y)
     x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
-    first_kept = x_BxRxD.shape[1] - num_kept
+    first_kept = k_BxRxKxE.shape[1] - num_kept
     kept = None if cache is None else (k_BxRxKxE[:, first_kept:], v_BxRxKxE[:, first_kept:])
     return x_BxRxD, kept
 

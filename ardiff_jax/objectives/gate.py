@@ -135,7 +135,8 @@ class OverwriteGate:
       outputs = jnp.arange(canvas.shape[1])
       features = denoise.features(params, canvas, **shown, outputs=outputs)
       log_law = jax.nn.log_softmax(denoise.project(params, features))
-      signals, guesses = gate_lib.look(log_law, log_law, canvas, before, visit == 1.0)
+      told = jax.lax.stop_gradient(log_law)  # signals are read; the denoiser learns by the rest
+      signals, guesses = gate_lib.look(told, told, canvas, before, visit == 1.0)
       prior = self.prior_scale * gate_lib.maturity_prior(
         place, visit, width, self.num_visits, alpha=self.alpha, delta=self.delta
       )

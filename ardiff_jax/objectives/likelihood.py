@@ -41,12 +41,14 @@ class Examples(NamedTuple):
     counted: bool[B, L]; the rest are given.
     uniform: float32[B] in [0, 1), chooses the row of the hyperschedule and the time within it.
     keys: typed keys [B], for the noise.
+    step: int32[], updates made before, for what changes while training.
   """
 
   tokens: jax.Array
   counted: jax.Array
   uniform: jax.Array
   keys: jax.Array
+  step: jax.Array | int = 0
 
 
 @dataclasses.dataclass(frozen=True)

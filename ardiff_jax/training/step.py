@@ -61,7 +61,7 @@ def make_train_step(
     def microbatch(carry, xs):
       index, tokens, counted, uniform, ids = xs
       keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, ids)
-      examples = Examples(tokens, counted, uniform, keys)
+      examples = Examples(tokens, counted, uniform, keys, state.step)
       dropout_key = rng.stream(root_key, 'dropout', state.step, index) if dropout else None
       loss, grads = jax.value_and_grad(loss_sum)(state.params, examples, hyperschedule, dropout_key)
       # float32 like the rest, so that devices add them up in one exchange
