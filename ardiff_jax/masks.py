@@ -99,6 +99,30 @@ class Sight(NamedTuple):
   context_length: int | None = None
 
 
+class Anneal(NamedTuple):
+  """A window between causal and full: a row sees what is to its left and itself, and each other
+  row of its tile with the same chance (DiffuGPT, arXiv 2410.17891). Which ones is a hash of both
+  positions and the seed: the same for all examples, heads and layers, and never stored.
+
+  Attributes:
+    share: float32[], the chance.
+    seed: int32[].
+  """
+
+  share: jax.Array
+  seed: jax.Array
+
+  def visible(self, query: jax.Array, key: jax.Array) -> jax.Array:
+    """Returns bool[..., Q, K] of positions int32[..., Q, 1] and int32[..., 1, K]."""
+    words = [jnp.asarray(x).astype(jnp.uint32) for x in (query, key, self.seed)]
+    mixed = words[0] * jnp.uint32(0x9E3779B1) ^ words[1] * jnp.uint32(0x85EBCA77)
+    mixed = mixed ^ (words[2] * jnp.uint32(0xC2B2AE3D) + jnp.uint32(0x27D4EB2F))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finaliser of MurmurHash3
+      mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    uniform = (mixed ^ (mixed >> 16)).astype(jnp.float32) * 2.0**-32
+    return (key <= query) | (uniform < self.share)
+
+
 class Fixed(NamedTuple):
   """The vectors of a mask that is the same for every example and known while tracing; hashable,
   R integers each, see `AttentionMask`."""
@@ -131,6 +155,7 @@ class AttentionMask:
       this many rows away; None if nothing is promised. Static.
     num_window: static; unused without span.
     num_unseen: how many of the leading rows are no keys; static.
+    anneal: instead of window rule full, one between it and causal; None for the rule.
     fixed: the vectors but for segments, where they are known while tracing (`fix`), for kernels
       that are compiled for one mask; else None. Static.
   """
@@ -145,6 +170,7 @@ class AttentionMask:
   span: int | None = flax.struct.field(pytree_node=False, default=None)
   num_window: int = flax.struct.field(pytree_node=False, default=0)
   num_unseen: int = flax.struct.field(pytree_node=False, default=0)
+  anneal: Anneal | None = None
   fixed: Fixed | None = flax.struct.field(pytree_node=False, default=None)
 
   @property
@@ -160,10 +186,11 @@ class AttentionMask:
   def dense(self) -> jax.Array:
     """Returns bool[..., R, C+R], query by key, the cached keys first."""
     parts = [self.keys] if self.cached is None else [self.cached, self.keys]
-    return jnp.concatenate([visible(self.queries, keys, self.sight) for keys in parts], axis=-1)
+    see = [visible(self.queries, keys, self.sight, self.anneal) for keys in parts]
+    return jnp.concatenate(see, axis=-1)
 
 
-def visible(queries: Queries, keys: Keys, sight: Sight) -> jax.Array:
+def visible(queries: Queries, keys: Keys, sight: Sight, anneal: Anneal | None = None) -> jax.Array:
   """Returns bool[..., Q, K], whether each query may attend to each key."""
   q = Queries(*(None if x is None else x[..., :, None] for x in queries))
   k = Keys(*(None if x is None else x[..., None, :] for x in keys))
@@ -175,7 +202,9 @@ def visible(queries: Queries, keys: Keys, sight: Sight) -> jax.Array:
     ways.append(context)
   if k.tile is not None:
     together = k.tile == q.tile
-    if sight.window != 'full':
+    if anneal is not None:
+      together &= anneal.visible(q.position, k.position)
+    elif sight.window != 'full':
       together &= k.position <= q.position + (sight.window == 'causal_next')
     ways.append(together)
   allowed = functools.reduce(operator.or_, ways)  # of jax and numpy alike
@@ -186,7 +215,7 @@ def fix(mask: AttentionMask) -> AttentionMask:
   """Returns the mask with `fixed` set, if its vectors are no tracers and those of all examples are
   the same; else as it is. Where all rows are context, in the order they settled, `span` too."""
   vectors = mask.rank, mask.reach, mask.tile, mask.position
-  if any(isinstance(x, jax.core.Tracer) for x in vectors):
+  if mask.anneal is not None or any(isinstance(x, jax.core.Tracer) for x in vectors):
     return mask
   vectors = [np.asarray(x) for x in vectors]
   if any((x != x[:1]).any() for x in vectors):

@@ -14,6 +14,7 @@ from ardiff_jax.models.denoiser import Denoiser, make_denoiser
 from ardiff_jax.models.gate import Gate
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import Process
+from ardiff_jax.objectives.adaptation import Adaptation
 from ardiff_jax.objectives.any_order import AnyOrder
 from ardiff_jax.objectives.gate import OverwriteGate
 from ardiff_jax.objectives.likelihood import NextToken, ScoreEntropy, WeightedCrossEntropy
@@ -30,6 +31,7 @@ OBJECTIVES = {
   'score_entropy': ScoreEntropy,
   'overwrite_gate': OverwriteGate,
   'any_order': AnyOrder,
+  'adaptation': Adaptation,
 }
 
 CACHES = ('auto', 'on', 'off')
@@ -51,7 +53,7 @@ class Method:
   process: Process
   hyperschedule: Hyperschedule
   denoise: Denoiser
-  objective: NextToken | WeightedCrossEntropy | ScoreEntropy | OverwriteGate | AnyOrder
+  objective: NextToken | WeightedCrossEntropy | ScoreEntropy | OverwriteGate | AnyOrder | Adaptation
   gate: Gate | None = None
   own_chain: bool = False
 
@@ -66,6 +68,11 @@ class Method:
   def is_autoregressive(self) -> bool:
     """Whether the likelihood is exact, in one pass."""
     return isinstance(self.objective, NextToken)
+
+  @property
+  def is_any_order(self) -> bool:
+    """Whether the likelihood is exact, in one pass, for any order of groups."""
+    return isinstance(self.objective, AnyOrder)
 
   @property
   def predicts_scores(self) -> bool:
@@ -126,6 +133,13 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
       raise ValueError(
         'objective any_order and window none need each other: the positions of a group are '
         f'predicted without each other; got window {denoise.rules.window}'
+      )
+    if isinstance(objective, Adaptation) and not (
+      denoise.rules.shifted and denoise.rules.window == 'full' and denoise.always_active
+    ):
+      raise ValueError(
+        'adaptation starts from a model that predicts the next token and ends at one that sees '
+        'everything: it needs hyperschedule flat and denoiser alignment shifted, window full'
       )
     if isinstance(objective, NextToken) and config.hyperschedule.name != 'autoregressive':
       raise ValueError(

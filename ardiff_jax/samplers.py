@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ class Sampler:
     flat: whether those are for models of flat schedules alone.
     takes_steps: whether there are as many of those as one asks for.
     causal: whether it is for autoregressive models too.
+    any_order: whether it is for models of any order too, of flat schedules or not.
   """
 
   make: Callable[[float, str], Stepper]
@@ -45,13 +47,16 @@ class Sampler:
   flat: bool = False
   takes_steps: bool = True
   causal: bool = False
+  any_order: bool = False
 
   @property
   def rows(self) -> str:
     """The hyperschedules it is for, in words."""
     if self.own_rows is None:
       return 'any'
-    return 'its own, of flat models' if self.flat else 'its own: one token a step'
+    if not self.flat:
+      return 'its own: one token a step'
+    return 'its own, of flat models' + (' and any order' if self.any_order else '')
 
 
 _MASKS = noise.Absorbing, noise.EpsilonHybrid
@@ -68,7 +73,9 @@ def _remasking(kind: str, **kwargs) -> Sampler:
 
 
 TABLE = {
-  'ancestral': Sampler(lambda eta, head: steppers.Ancestral(), _ALL, _HARD, causal=True),
+  'ancestral': Sampler(
+    lambda eta, head: steppers.Ancestral(), _ALL, _HARD, causal=True, any_order=True
+  ),
   'acs': Sampler(lambda eta, head: steppers.AdaptiveCorrection(eta), (noise.EpsilonHybrid,)),
   'acs_confidence': Sampler(
     lambda eta, head: steppers.AdaptiveCorrection(eta, True), (noise.EpsilonHybrid,)
@@ -81,7 +88,19 @@ TABLE = {
   'remdm_rescale': _remasking('rescale'),
   'remdm_confidence': _remasking('confidence'),
   'remdm_loop': _remasking('loop', own_rows=hyperschedules.plateau, flat=True),
-  'first_hitting': Sampler(lambda eta, head: steppers.Ancestral(), _MASKS, _HARD, causal=True),
+  **{
+    f'unmask_{score}': Sampler(
+      functools.partial(lambda score, eta, head: steppers.Ranked(score), score),
+      _MASKS,
+      own_rows=hyperschedules.flat,
+      flat=True,
+      any_order=True,
+    )
+    for score in steppers.SCORES
+  },
+  'first_hitting': Sampler(
+    lambda eta, head: steppers.Ancestral(), _MASKS, _HARD, causal=True, any_order=True
+  ),
   'first_hitting_continuous': Sampler(
     lambda eta, head: steppers.FirstHitting(),
     _MASKS,
@@ -97,6 +116,7 @@ TABLE = {
     own_rows=lambda length, steps: hyperschedules.autoregressive(length),
     takes_steps=False,
     causal=True,
+    any_order=True,
   ),
 }
 
@@ -153,6 +173,8 @@ def make(
     wrong = f'this model was trained on other noise, {_WORDS[type(method.process)]}'
   elif head == 'score' and not isinstance(method.process, sampler.scores):
     wrong = 'this model predicts scores'
+  elif method.is_any_order and not sampler.any_order:
+    wrong = 'a model of any order draws each token once, in one step'
   elif method.own_chain and name != 'ancestral':
     wrong = "an ε-hybrid's own chain is followed by ancestral alone"
   elif revision and name != 'revision':
@@ -227,7 +249,8 @@ def rows(
     return method_lib.parse_hyperschedule(other, length)
   if sampler.own_rows is None:
     return method_lib.make_hyperschedule(config, steps or own, length)
-  if sampler.flat and not method.hyperschedule.always_active:
+  is_free = sampler.any_order and method.is_any_order
+  if sampler.flat and not (method.hyperschedule.always_active or is_free):
     raise UserError(
       f'sampler {name} is for models of hyperschedule flat, this one is of '
       f'{method.hyperschedule.name}; what goes together:\n{table()}'

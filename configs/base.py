@@ -34,15 +34,16 @@ def get_base() -> ConfigDict:
   c.noise.clock = 'log_linear'  # or 'cosine'
 
   c.hyperschedule = ConfigDict()
-  # 'autoregressive', 'flat', 'block', 'slide', 'hybrid' or 'ar_diffusion'
+  # 'autoregressive', 'flat', 'block', 'slide', 'hybrid', 'ar_diffusion', 'shuffled' or 'strided'
   c.hyperschedule.name = 'flat'
-  c.hyperschedule.width = 16  # block, slide and hybrid
-  c.hyperschedule.num_levels = 1024  # all but autoregressive
+  c.hyperschedule.width = 16  # block, slide, hybrid, shuffled and strided
+  c.hyperschedule.num_levels = 1024  # all but autoregressive, shuffled and strided
+  c.hyperschedule.seed = 0  # of shuffled
 
   c.denoiser = ConfigDict()
   c.denoiser.alignment = 'aligned'  # 'aligned' or 'shifted'
   c.denoiser.context = 'block_causal'  # 'causal', 'block_causal' or 'full'
-  c.denoiser.window = 'full'  # 'full', 'causal' or, shifted, 'causal_next'
+  c.denoiser.window = 'full'  # 'full', 'causal', 'none' or, shifted, 'causal_next'
   c.denoiser.separate_documents = False  # whether tokens see their own document's context only
   c.denoiser.context_length = 0  # how many positions back tokens see context; 0 is no limit
 
@@ -54,6 +55,7 @@ def get_base() -> ConfigDict:
   c.model.biases = 'none'  # 'ddit' (MLP, conditioning, head) or 'all' (GPT-2's)
   c.model.positions = 'rotary'  # or 'learned'
   c.model.max_positions = 0  # of learned positions
+  c.model.mask_positions = 0  # positions at which masks have vectors of their own
   c.model.conditioning = 'none'  # 'adaln', or 'adaln_constant': always told noise level 0
   c.model.condition_dim = 0  # 0: model_dim / 4
   c.model.final_conditioning = True  # whether the last norm is conditioned too
@@ -72,7 +74,8 @@ def get_base() -> ConfigDict:
   c.gate.standardise = True  # over the positions of a text; else in fixed units
 
   c.objective = ConfigDict()
-  # 'weighted_cross_entropy', 'next_token', 'score_entropy' or 'overwrite_gate'
+  # 'weighted_cross_entropy', 'next_token', 'score_entropy', 'any_order', 'adaptation' or
+  # 'overwrite_gate'
   c.objective.name = 'weighted_cross_entropy'
   # of weighted_cross_entropy and score_entropy:
   c.objective.doubled = False  # train all positions in a pass; block, slide and hybrid only
@@ -85,6 +88,12 @@ def get_base() -> ConfigDict:
   c.objective.head = 'x0'  # or 'score'
   c.objective.form = 'exact'  # or 'released', the public γ-hybrid code's: no bound
   c.objective.settled_weight = 0.0  # of the cross-entropy of settled tokens
+  # of any_order: from which update on, groups of how many at most, share of random orders
+  c.objective.stages = ((0, 1, 0.0),)
+  c.objective.given = 0.0  # greatest share of positions that are context
+  # of adaptation, in updates:
+  c.objective.causal_steps = 0  # of next-token prediction first
+  c.objective.anneal_steps = 0  # until the window is full
   # of overwrite_gate:
   c.objective.loss = 'bce'  # or 'marginal', 'relaxed', 'straight_through'
   c.objective.target = 'canvas_wrong'  # of bce; or 'pred_wrong', 'benefit'

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ardiff_jax import noise
-from ardiff_jax.hyperschedules import any_order, autoregressive, shuffled, strided
+from ardiff_jax import noise, rng
+from ardiff_jax.hyperschedules import any_order, autoregressive, flat, shuffled, strided
 from ardiff_jax.models import layouts
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.objectives.any_order import AnyOrder, masked_rank, order_nats
 from ardiff_jax.objectives.likelihood import Examples, reading_nats
 from ardiff_jax.sampling.loop import generate
-from ardiff_jax.sampling.steppers import Ancestral
+from ardiff_jax.sampling.steppers import Ancestral, Ranked
 from tests import worlds
 
 V, L = 3, 5
@@ -177,7 +177,7 @@ def test_who_sees_nothing_tells_positions_apart_by_their_own_vectors():
 # Generation.
 
 
-@functools.partial(jax.jit, static_argnames=('denoise', 'process', 'use_cache'))
+@functools.partial(jax.jit, static_argnames=('denoise', 'process', 'use_cache', 'trace'))
 def run(denoise, weights, process, stepper, schedule, tokens, given, keys, **kwargs):
   return generate(denoise, weights, process, stepper, schedule, tokens, given, keys, **kwargs)
 
@@ -229,11 +229,11 @@ def test_given_tokens_are_kept_and_seen(alignment):
 
 
 def examples_of(batch=512, length=L, step=0):
-  rng = np.random.default_rng(1)
+  draw = np.random.default_rng(1)
   return Examples(
-    tokens=jnp.asarray(rng.integers(0, V, (batch, length)), jnp.int32),
-    counted=jnp.asarray(rng.random((batch, length)) < 0.8),
-    uniform=jnp.asarray(rng.random(batch), jnp.float32),
+    tokens=jnp.asarray(draw.integers(0, V, (batch, length)), jnp.int32),
+    counted=jnp.asarray(draw.random((batch, length)) < 0.8),
+    uniform=jnp.asarray(draw.random(batch), jnp.float32),
     keys=jax.random.split(jax.random.key(3), batch),
     step=step,
   )
@@ -323,3 +323,75 @@ def test_masked_rank_counts_among_the_counted():
 def test_objective_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
     AnyOrder(**settings)
+
+
+# Generation by rank.
+
+
+def ranked_reference(denoise, canvas, given, uniforms, score, num_steps):
+  """The loop of `Ranked` in numpy, of one batch."""
+  canvas = canvas.copy()
+  free = (~given).sum(axis=1)
+  for s in range(num_steps):
+    masked = (canvas == V) & ~given
+    regions = np.where(canvas == V, 1, 0).astype(np.int8)
+    logits = denoise(
+      params(),
+      jnp.asarray(canvas),
+      sigma=jnp.zeros(canvas.shape),
+      regions=jnp.asarray(regions),
+      settle_step=jnp.full(L, num_steps),
+    )
+    law = worlds.softmax(np.asarray(logits, np.float64))
+    scores = {
+      'confidence': law.max(axis=-1),
+      'entropy': (law * np.log(law)).sum(axis=-1),
+      'random': uniforms[s][:, 0],
+    }[score]
+    left = np.floor(free * (num_steps - s - 1) / num_steps + 1e-4)
+    for b in range(len(canvas)):
+      order = sorted(np.flatnonzero(masked[b]), key=lambda i: (-scores[b, i], i))
+      for i in order[: int(masked[b].sum() - left[b])]:
+        canvas[b, i] = np.searchsorted(np.cumsum(law[b, i]), uniforms[s][b, 1, i], side='right')
+  return canvas
+
+
+@BOTH
+@pytest.mark.parametrize('score', ['random', 'confidence', 'entropy'])
+def test_the_surest_masks_are_revealed_as_many_at_every_step(alignment, score):
+  num_steps, n = 3, 60
+  schedule = flat(L, num_steps)
+  denoise = make(alignment, schedule)
+  given = np.random.default_rng(0).random((n, L)) < 0.3
+  tokens = texts(n)
+  stepper = Ranked(score)
+  result = run(
+    denoise, params(), noise.absorbing(V), stepper, schedule, tokens, given, keys_of(n), trace=9
+  )
+  draw = lambda key, s: jax.random.uniform(rng.stream(key, 'step', s), (2, L))  # noqa: E731
+  uniforms = [np.asarray(jax.vmap(draw, (0, None))(keys_of(n), s)) for s in range(num_steps)]
+  start = np.where(given, tokens, V)
+  expected = ranked_reference(denoise, start, given, uniforms, score, num_steps)
+  assert (np.asarray(result.tokens) == expected).mean() > 0.99  # ties of rounding
+  np.testing.assert_array_equal(np.asarray(result.tokens)[given], np.asarray(tokens)[given])
+  free = (~given).sum(axis=1)
+  for s, canvas in enumerate(np.asarray(result.trace)):
+    left = np.floor(free * (num_steps - s - 1) / num_steps + 1e-4)
+    np.testing.assert_array_equal((canvas == V).sum(axis=1), left)
+
+
+def test_ranked_in_one_step_draws_everything_at_once():
+  n = 3000
+  schedule, denoise = flat(L, 1), make('aligned', flat(L, 1))
+  blank, free = jnp.zeros((n, L), jnp.int32), jnp.zeros((n, L), bool)
+  arguments = denoise, params(), noise.absorbing(V)
+  once, groups = (
+    run(*arguments, stepper, schedule, blank, free, keys_of(n)).tokens
+    for stepper in (Ranked('confidence'), Ancestral())
+  )
+  np.testing.assert_array_equal(once, groups)
+
+
+def test_ranked_refuses_another_score():
+  with pytest.raises(ValueError, match='random, confidence, entropy'):
+    Ranked('luck')

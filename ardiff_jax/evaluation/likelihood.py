@@ -17,6 +17,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
 from ardiff_jax.noise import EpsilonHybrid, GammaHybrid, Uniform
+from ardiff_jax.objectives.any_order import order_nats
 from ardiff_jax.objectives.likelihood import reading_nats
 
 
@@ -104,9 +105,9 @@ def measure(
     np.concatenate([np.asarray(x, np.float64) for x in nats]),
     np.concatenate(counts),
   )
-  exact = method.is_autoregressive or (
+  exact = (method.is_autoregressive or method.is_any_order) or (
     num_samples is None
-    and method.hyperschedule.one_at_a_time
+    and method.hyperschedule.num_levels == 1  # no noise in between: groups are drawn as they are
     and float(method.generation_process.prior_probs()[-1]) == 1.0  # it starts from masks
   )
   return Likelihood(
@@ -133,6 +134,10 @@ def _batch_nats(
   """Returns float32[B], nats of each sequence."""
   if method.is_autoregressive:
     nats_BxL = reading_nats(method.denoise, params, tokens)
+    return jnp.where(counted, nats_BxL, 0.0).sum(axis=1)
+  if method.is_any_order:
+    settle_step = jnp.where(counted, jnp.asarray(hyperschedule.settle_step) + 1, 1)  # given first
+    nats_BxL = order_nats(method.denoise, params, tokens, settle_step)
     return jnp.where(counted, nats_BxL, 0.0).sum(axis=1)
   if method.predicts_scores:
     if num_samples is None:

@@ -62,15 +62,16 @@ def attend(
       q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, implementation=implementation
     )
   rows = k_BxRxKxE, v_BxRxKxE, mask.keys
+  see = functools.partial(masks.visible, sight=mask.sight, anneal=mask.anneal)
   if cached is not None:
     parts = [(*cached, mask.cached), rows]
-    return _in_slices(q_BxRxHxE, mask.queries, parts, mask.sight)
+    return _in_slices(q_BxRxHxE, mask.queries, parts, see)
   if mask.span is None:
-    return _in_slices(q_BxRxHxE, mask.queries, [rows], mask.sight)
-  return _sorted(q_BxRxHxE, rows, mask)
+    return _in_slices(q_BxRxHxE, mask.queries, [rows], see)
+  return _sorted(q_BxRxHxE, rows, mask, see)
 
 
-def _sorted(q, rows, mask):
+def _sorted(q, rows, mask, see):
   """Attention of rows in the order that `AttentionMask.span` promises."""
   num_rows, num_window = q.shape[1], mask.num_window
   context = *rows[:2], rows[2]._replace(tile=None)
@@ -87,7 +88,7 @@ def _sorted(q, rows, mask):
           _cut(window, slice(max(start - mask.span, 0), min(stop + mask.span, num_window)))
         )
       here = slice(first + start, first + stop)
-      out.append(_in_slices(q[:, here], _cut(mask.queries, here), parts, mask.sight))
+      out.append(_in_slices(q[:, here], _cut(mask.queries, here), parts, see))
   return jnp.concatenate(out, axis=1)
 
 
@@ -95,13 +96,13 @@ def _cut(tree, rows: slice):
   return jax.tree.map(lambda x: x[:, rows], tree)
 
 
-def _in_slices(q, queries, parts, sight):
+def _in_slices(q, queries, parts, see):
   """`_softmax`, for a slice of the queries at a time."""
   num_queries = q.shape[1]
   num_slices = -(-num_queries // _SLICE)
   if num_slices == 1:
-    return _softmax(q, queries, parts, sight)
-  attend_slice = jax.checkpoint(functools.partial(_softmax, sight=sight))
+    return _softmax(q, queries, parts, see)
+  attend_slice = jax.checkpoint(functools.partial(_softmax, see=see))
   size = -(-num_queries // num_slices)
 
   def split(x):  # the queries added at the end are dropped again
@@ -112,15 +113,16 @@ def _in_slices(q, queries, parts, sight):
   return out.swapaxes(0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :num_queries]
 
 
-def _softmax(q_BxQxHxE, queries, parts, sight):
-  """One softmax over keys that lie in several arrays, [(k [B, S, K, E], v, their `Keys`)]."""
+def _softmax(q_BxQxHxE, queries, parts, see):
+  """One softmax over keys that lie in several arrays, [(k [B, S, K, E], v, their `Keys`)]; `see` is
+  `masks.visible` with its rules."""
   batch, num_queries, num_heads, width = q_BxQxHxE.shape
   num_kv_heads = parts[0][0].shape[2]
   q = q_BxQxHxE.reshape(batch, num_queries, num_kv_heads, num_heads // num_kv_heads, width)
   scores = []
   for k, _, keys in parts:
     score = _product('bqkge,bske->bkgqs', q, k)
-    allowed_BxQxS = masks.visible(queries, keys, sight)
+    allowed_BxQxS = see(queries, keys)
     scores.append(jnp.where(allowed_BxQxS[:, None, None], score * width**-0.5, _NONE))
   top = functools.reduce(
     jnp.maximum, [x.max(axis=-1, keepdims=True, initial=_NONE) for x in scores]

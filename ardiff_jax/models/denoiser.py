@@ -65,6 +65,7 @@ class Denoiser:
     regions: jax.Array,
     settle_step: jax.Array,
     dropout_key: jax.Array | None = None,
+    anneal: masks.Anneal | None = None,
   ) -> jax.Array:
     """Predicts every position of a canvas at one row of the hyperschedule.
 
@@ -76,11 +77,15 @@ class Denoiser:
         token is predicted from those before it, which needs shifted alignment.
       settle_step: int32[L], order in which positions settle, see `Hyperschedule.settle_step`.
       dropout_key: typed key to draw dropout; None for none.
+      anneal: for schedules that are `always_active`, a window between causal and full; None for
+        that of the rules.
 
     Returns:
       float32[B, L, V], logits of the token at each position.
     """
-    layout = layouts.one_row(self.rules, canvas, sigma, regions, settle_step, self.always_active)
+    layout = layouts.one_row(
+      self.rules, canvas, sigma, regions, settle_step, self.always_active, anneal
+    )
     return self._run(params, layout, dropout_key)
 
   def features(

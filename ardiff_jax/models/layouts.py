@@ -119,6 +119,7 @@ def one_row(
   regions: jax.Array,
   settle_step: jax.Array,
   always_active: bool,
+  anneal: masks.Anneal | None = None,
 ) -> Layout:
   """Returns rows that show every position at one row of the hyperschedule.
 
@@ -129,6 +130,7 @@ def one_row(
     regions: int8[L] or int8[B, L].
     settle_step: int32[L].
     always_active: whether every position is active, so that there is no context, static.
+    anneal: a window between causal and full, where every position is active; None for the rule's.
   """
   length = canvas.shape[1]
   regions = jnp.broadcast_to(regions, canvas.shape)
@@ -155,7 +157,7 @@ def one_row(
   num_rows = length + rules.repeats_head  # else the last row predicts nothing and nobody sees it
   regions = slot_values(rules, regions, bos_region)[:, :num_rows]
   mask = None
-  if not (always_active and rules.window == 'full'):
+  if not (always_active and rules.window == 'full' and anneal is None):
     segments = None
     if slots.segment is not None:
       segments = slots.segment[:, :num_rows], slots.segment_after(num_settled)
@@ -166,7 +168,7 @@ def one_row(
         context=rules.context,
         sight=rules.sight,
         segments=segments,
-      )
+      ).replace(anneal=anneal)
     )
   return Layout(
     tokens=slots.tokens[:, :num_rows],

@@ -350,11 +350,17 @@ class _Loop:
       self.params,
       canvas,
       sigma=sigma,
-      regions=self.schedule.regions(step),
+      regions=self._regions(canvas, step),
       settle_step=self.settle_step,
       outputs=row.place,
     )
     return features, None
+
+  def _regions(self, canvas, step):
+    if not self.stepper.settles:
+      return self.schedule.regions(step)
+    is_mask = canvas == self.process.mask_id
+    return jnp.where(is_mask, Region.ACTIVE, Region.SETTLED).astype(jnp.int8)
 
   def _shown(self, canvas):
     if not self.controls.guidance:

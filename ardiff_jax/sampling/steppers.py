@@ -29,6 +29,7 @@ from ardiff_jax.sampling.draws import inverse_cdf
 
 REMASKINGS = ('remask', 'cap', 'rescale', 'confidence', 'loop')
 HEADS = ('x0', 'score')
+SCORES = ('random', 'confidence', 'entropy')
 
 _LAST_TIME = 1.0 - 1e-5  # the score is that of a density, unbounded at t = 1
 
@@ -108,11 +109,13 @@ class Stepper:
 
   Attributes:
     corrects: whether tokens move at rows at which their level stands still.
+    settles: whether a position is settled as soon as it is no mask, whatever the row says.
     told_time: the time a network that knows noise levels is told of active positions; None for
       that of the row.
   """
 
   corrects = False
+  settles = False
   told_time: float | jax.Array | None = None
 
   def memory(self, shape: tuple[int, int]) -> Any:
@@ -299,6 +302,46 @@ class Remasking(Stepper):
         sigma = most * weight / jnp.maximum(weight.sum(axis=1, keepdims=True), 1e-30)
     reveal = (a_next - (1.0 - sigma) * a) / jnp.where(absent > 0.0, absent, 1.0)
     return Decision(masked & (step.coin < reveal), ~masked & (step.coin < sigma))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Ranked(Stepper):
+  """Reveals the masks of which the prediction is surest, as many at every step.
+
+  Of n masks at the start, ⌊n·(T-s)/T⌋ are left after s of T steps. It is the decoding by confidence
+  of MaskGIT (arXiv 2202.04200) and DiffuGPT (arXiv 2410.17891), and the dynamic resampling of A3
+  (arXiv 2601.13228): what is not chosen is drawn again at the next step.
+
+  Attributes:
+    score: what is revealed first: where the greatest probability is highest ('confidence'), where
+      the entropy is lowest ('entropy'), or any ('random').
+  """
+
+  score: str
+  settles = True
+
+  def __post_init__(self):
+    if self.score not in SCORES:
+      raise ValueError(f'score {self.score!r} must be one of {", ".join(SCORES)}')
+
+  def move(self, process, step, logits, bend):
+    log_law = jax.nn.log_softmax(bend(logits))
+    masked = step.movable & (step.canvas == process.mask_id)
+    match self.score:
+      case 'random':
+        score = step.coin
+      case 'confidence':
+        score = log_law.max(axis=-1)
+      case 'entropy':
+        law = jnp.exp(log_law)
+        score = jnp.where(law > 0.0, law * log_law, 0.0).sum(axis=-1)
+    first = jnp.argsort(jnp.where(masked, -score, jnp.inf), axis=1, stable=True)
+    place = jnp.argsort(first, axis=1)
+    at_start = step.movable.sum(axis=1, keepdims=True)
+    left = jnp.floor(at_start * step.s[:, :1] + 1e-4)  # of 10, 0.3 is 3
+    count = masked.sum(axis=1, keepdims=True) - left
+    return Moved(jnp.where(place < count, inverse_cdf(log_law, step.uniform), step.canvas))
 
 
 @jax.tree_util.register_static
