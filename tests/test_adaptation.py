@@ -1,7 +1,5 @@
 """From autoregression to diffusion: the window that opens, and the loss."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,4 +193,4 @@ def test_objective_refuses():
     Adaptation(PROCESS, causal_steps=-1)
   with pytest.raises(ValueError, match='time_range'):
     Adaptation(PROCESS, time_range=(0.5, 0.1))
-  assert dataclasses.asdict(Adaptation(PROCESS))['time_range'] == (0.0, 1.0)
+  assert hash(Adaptation(PROCESS, time_range=[0.0, 1.0])) == hash(Adaptation(PROCESS))

@@ -54,7 +54,7 @@ def losses(workdir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'name', ['ar', 'mdlm', 'epsilon_hybrid', 'slide', 'sedd', 'gamma_hybrid', 'bd3lm']
+  'name', ['ar', 'mdlm', 'epsilon_hybrid', 'slide', 'sedd', 'gamma_hybrid', 'bd3lm', 'a3', 'adapt']
 )
 def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
   """Two steps of the shipped tiny config, through all commands, with a trained vocabulary."""
@@ -74,7 +74,7 @@ def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
   table = succeed('evaluate', f'--workdir={workdir}', f'--data=valid,{text_file}').stdout
   assert 'token unigram' in table
   valid, file = records(workdir / 'eval.jsonl')
-  assert valid['kind'] == ('exact' if name == 'ar' else 'bound')
+  assert valid['kind'] == ('exact' if name in ('ar', 'a3') else 'bound')
   assert file['data'] == str(text_file) and file['bytes'] == len(text_file.read_bytes())
   for record in (valid, file):
     assert record['bits_per_byte'] > 0 and record['stderr'] > 0
@@ -92,6 +92,10 @@ def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
     block, left_to_right = records(workdir / 'eval.jsonl')[-2:]
     assert block['kind'] == left_to_right['kind'] == 'exact'
     assert block['nll_per_token'] == pytest.approx(left_to_right['nll_per_token'], rel=1e-6)
+  if name == 'a3':
+    for schedule in ('shuffled,width=4,seed=1', 'strided,width=8', 'block,width=4,num_levels=1'):
+      succeed('evaluate', f'--workdir={workdir}', f'--hyperschedule={schedule}')
+      assert records(workdir / 'eval.jsonl')[-1]['kind'] == 'exact'
   if name == 'epsilon_hybrid':
     succeed('evaluate', f'--workdir={workdir}', '--process=own')
     own = records(workdir / 'eval.jsonl')[-1]

@@ -47,7 +47,8 @@ class Adaptation:
       raise ValueError(
         f'objective adaptation needs noise absorbing, got {type(self.process).__name__}'
       )
-    WeightedCrossEntropy(self.process, time_range=self.time_range)  # complains
+    checked = WeightedCrossEntropy(self.process, time_range=self.time_range)
+    object.__setattr__(self, 'time_range', checked.time_range)  # a list, from JSON
 
   def __call__(
     self,
