@@ -2,10 +2,12 @@
 
   python -m ardiff_jax.evaluate --workdir=DIR [--data=valid,FILE,...] [--rows=all]
     [--hyperschedule=block,width=1,num_levels=1] [--process=own]
+  python -m ardiff_jax.evaluate --workdir=DIR --choices=FILE.jsonl,... [--max_items=N]
 
 Prints a table, and appends a line per data set to DIR/eval.jsonl. The figure is exact for AR and
 an upper bound for everything else; beside it stand n-gram models of the same training text, scored
-on the same bytes.
+on the same bytes. With --choices, how often the right one of several continuations is the
+likeliest, appended to DIR/choices.jsonl; forms of files in `evaluation/choices.py`.
 """
 
 import pathlib
@@ -18,7 +20,7 @@ from ardiff_jax import cli, workdir
 from ardiff_jax.data.corpus import Corpus, read_text
 from ardiff_jax.data.packing import Packed, pack
 from ardiff_jax.errors import UserError
-from ardiff_jax.evaluation import ngrams
+from ardiff_jax.evaluation import choices, ngrams
 from ardiff_jax.evaluation.text import training_corpus
 from ardiff_jax.progress import Progress
 
@@ -35,6 +37,10 @@ _HYPERSCHEDULE = flags.DEFINE_string(
 _PROCESS = flags.DEFINE_enum(
   'process', 'absorbing', ['absorbing', 'own'], 'Noise an ε-hybrid generates by.'
 )
+_CHOICES = flags.DEFINE_list('choices', [], 'Files of multiple choices instead of --data.')
+_MAX_ITEMS = flags.DEFINE_integer(
+  'max_items', None, 'Choices: items of each file, evenly spread; all by default.', lower_bound=1
+)
 
 
 def main() -> None:
@@ -42,14 +48,16 @@ def main() -> None:
   rows = _ROWS.value
   if rows not in ('', 'all') and not (rows.isdecimal() and int(rows)):
     raise UserError(f"--rows must be 'all' or a number from 1 up, got {rows!r}")
-  records = evaluate(
-    directory,
-    _DATA.value,
+  settings = dict(
     rows=rows if rows in ('', 'all') else int(rows),
     hyperschedule=_HYPERSCHEDULE.value,
     own_chain=_PROCESS.value == 'own',
   )
-  print(format_table(records))
+  if _CHOICES.value:
+    records = choose(directory, _CHOICES.value, max_items=_MAX_ITEMS.value, **settings)
+    print(format_choices(records))
+    return
+  print(format_table(evaluate(directory, _DATA.value, **settings)))
 
   from ardiff_jax import report
 
@@ -84,18 +92,7 @@ def evaluate(
     raise UserError("--data is empty: give 'valid' or text files")
   texts = {name: (read_text(name),) for name in data if name != 'valid'}  # complain early
 
-  import ardiff_jax
-  from ardiff_jax import method as method_lib
-
-  model = ardiff_jax.load(directory)
-  method = model.method
-  if hyperschedule or own_chain:
-    schedule = method.hyperschedule
-    if hyperschedule:
-      schedule = method_lib.parse_hyperschedule(hyperschedule, model.config.data.length)
-    method = method_lib.measured_on(method, schedule, own_chain)
-  settings = model.config.eval
-  num_samples = None if rows == 'all' else rows or settings.num_samples
+  model, method, num_samples = _load(directory, rows, hyperschedule, own_chain)
   corpus = training_corpus(directory, model.config)
   if 'valid' in data:
     if corpus is None:
@@ -117,6 +114,78 @@ def evaluate(
   return records
 
 
+def choose(
+  directory: pathlib.Path,
+  paths: Sequence[str],
+  *,
+  max_items: int | None = None,
+  rows: int | str = '',
+  hyperschedule: str = '',
+  own_chain: bool = False,
+) -> list[dict[str, Any]]:
+  """Scores multiple choices and appends the records to choices.jsonl.
+
+  Args:
+    directory: work directory of a trained run.
+    paths: files, see `evaluation.choices`.
+    max_items: of each, evenly spread; None for all.
+    rows, hyperschedule, own_chain: see `evaluate`.
+
+  Returns:
+    One record per file, as written.
+
+  Raises:
+    UserError: no model there, or a file that cannot be read.
+  """
+  files = {path: choices.read(path) for path in paths}  # complain early
+  model, method, num_samples = _load(directory, rows, hyperschedule, own_chain)
+  length, batch_size = model.config.data.length, model.config.eval.batch_size
+  records = []
+  for path, items in files.items():
+    if max_items is not None:
+      items = [items[i * len(items) // max_items] for i in range(min(max_items, len(items)))]
+    encoded = choices.encode(items, model.tokenizer, length)
+    progress = Progress(f'evaluate {pathlib.Path(path).stem}', int(encoded.counted.sum()))
+    result = model.sequence_nats(
+      encoded.tokens,
+      encoded.counted,
+      num_samples=num_samples,
+      seed=model.config.seed,
+      method=method,
+      batch_size=batch_size,
+      report=progress.show,
+    )
+    progress.close()
+    score = choices.score(encoded.items, result)
+    record = {
+      'data': path,
+      **score._asdict(),
+      'items': len(encoded.items),
+      'too_long': len(items) - len(encoded.items),
+      'hyperschedule': method.hyperschedule.name,
+      'samples': num_samples or 'all',
+      'step': model.step,
+    }
+    workdir.append(directory / 'choices.jsonl', [record])
+    records.append(record)
+  return records
+
+
+def format_choices(records: Sequence[dict[str, Any]]) -> str:
+  """Returns the records of `choose` as a Markdown table."""
+  lines = [
+    '| file | items | too long | accuracy | per byte | chance |',
+    '|---|---:|---:|---:|---:|---:|',
+  ]
+  for r in records:
+    lines.append(
+      f'| {pathlib.Path(r["data"]).stem} | {r["items"]} | {r["too_long"]} '
+      f'| {r["accuracy"]:.3f} ± {r["stderr"]:.3f} '
+      f'| {r["accuracy_per_byte"]:.3f} ± {r["stderr_per_byte"]:.3f} | {r["chance"]:.3f} |'
+    )
+  return '\n'.join(lines)
+
+
 def format_table(records: Sequence[dict[str, Any]]) -> str:
   """Returns the records as text: the model's figure, then the baselines, in bits per byte."""
   lines = []
@@ -136,6 +205,21 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
       '',
     ]
   return '\n'.join(lines)
+
+
+def _load(directory: pathlib.Path, rows: int | str, hyperschedule: str, own_chain: bool):
+  """Returns the model, its method on the rows that are asked for, and how many are drawn."""
+  import ardiff_jax
+  from ardiff_jax import method as method_lib
+
+  model = ardiff_jax.load(directory)
+  method = model.method
+  if hyperschedule or own_chain:
+    schedule = method.hyperschedule
+    if hyperschedule:
+      schedule = method_lib.parse_hyperschedule(hyperschedule, model.config.data.length)
+    method = method_lib.measured_on(method, schedule, own_chain)
+  return model, method, None if rows == 'all' else rows or model.config.eval.num_samples
 
 
 def _score(model, method, num_samples, name: str, packed: Packed) -> dict[str, Any]:

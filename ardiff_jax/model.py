@@ -255,6 +255,43 @@ class Model:
       report=report,
     )
 
+  def sequence_nats(
+    self,
+    tokens: np.ndarray,
+    counted: np.ndarray,
+    *,
+    num_samples: int | None,
+    seed: int,
+    method: Method | None = None,
+    batch_size: int | None = None,
+    report: Callable[[int, str, float], None] | None = None,
+  ) -> np.ndarray:
+    """Returns float64[N], the nats of the counted tokens of each row, the others being given.
+
+    Args:
+      tokens: int32[N, L].
+      counted: bool[N, L].
+      num_samples, seed, method, report: see `likelihood.measure`.
+      batch_size: rows at a time; None for config.eval.batch_size.
+    """
+    size = min(batch_size or self.config.eval.batch_size, len(tokens))
+
+    def batches():
+      for start in range(0, len(tokens), size):
+        rows = np.minimum(np.arange(start, start + size), len(tokens) - 1)
+        yield {'tokens': tokens[rows], 'loss_mask': counted[rows]}
+
+    nats, _, _ = likelihood.sequence_nats(
+      method or self.method,
+      self.params,
+      batches(),
+      num_samples=num_samples,
+      seed=seed,
+      mesh=self.mesh,
+      report=report,
+    )
+    return nats[: len(tokens)]
+
   def _canvases(self, num_samples, prompt, infill, tokens, given, longest) -> Canvases:
     named = [bool(prompt), infill is not None, tokens is not None]
     if sum(named) > 1 or (tokens is None) != (given is None):

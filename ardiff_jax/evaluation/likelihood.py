@@ -81,6 +81,39 @@ def measure(
     mesh: devices.
     report: called after every batch with tokens done, a message and tokens per second.
   """
+  nats_N, counts_N, schedule = sequence_nats(
+    method, params, batches, num_samples=num_samples, seed=seed, mesh=mesh, report=report
+  )
+  exact = (method.is_autoregressive or method.is_any_order) or (
+    num_samples is None
+    and method.hyperschedule.num_levels == 1  # no noise in between: groups are drawn as they are
+    and float(method.generation_process.prior_probs()[-1]) == 1.0  # it starts from masks
+  )
+  return Likelihood(
+    nats=float(nats_N.sum()),
+    tokens=int(counts_N.sum()),
+    stderr=_stderr(nats_N, counts_N),
+    kind='exact' if exact else 'bound',
+    process='none' if method.is_autoregressive else _process_name(method),
+    hyperschedule=schedule,
+    law=_law(method, 'exact' if exact else 'upper bound', schedule),
+  )
+
+
+def sequence_nats(
+  method: Method,
+  params: dict,
+  batches: Iterable[dict[str, np.ndarray]],
+  *,
+  num_samples: int | None,
+  seed: int,
+  mesh: Mesh,
+  report: Callable[[int, str, float], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray, str]:
+  """Returns the nats of each sequence, float64[N], its tokens, int[N], and the name of the rows.
+
+  Arguments as in `measure`.
+  """
   root = rng.stream(jax.random.key(seed), 'likelihood')
   schedule = None
   nats, counts = [], []
@@ -105,20 +138,7 @@ def measure(
     np.concatenate([np.asarray(x, np.float64) for x in nats]),
     np.concatenate(counts),
   )
-  exact = (method.is_autoregressive or method.is_any_order) or (
-    num_samples is None
-    and method.hyperschedule.num_levels == 1  # no noise in between: groups are drawn as they are
-    and float(method.generation_process.prior_probs()[-1]) == 1.0  # it starts from masks
-  )
-  return Likelihood(
-    nats=float(nats_N.sum()),
-    tokens=int(counts_N.sum()),
-    stderr=_stderr(nats_N, counts_N),
-    kind='exact' if exact else 'bound',
-    process='none' if method.is_autoregressive else _process_name(method),
-    hyperschedule=schedule.name,
-    law=_law(method, 'exact' if exact else 'upper bound', schedule.name),
-  )
+  return nats_N, counts_N, schedule.name
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'num_samples'))
