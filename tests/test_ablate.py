@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 import ardiff_jax
 from ardiff_jax import workdir
+from ardiff_jax.ablation import orders, revisions, tasks
 from ardiff_jax.ablation import sweep as sweep_lib
-from ardiff_jax.ablation import tasks
+from ardiff_jax.ablation.models import Models
 from ardiff_jax.errors import UserError
 from ardiff_jax.sampling.revision import DOUBTS
 
@@ -34,6 +35,7 @@ def small_sweep(source) -> ConfigDict:
   c.models = ConfigDict()
   c.models.hybrid = model('epsilon_hybrid')
   c.models.judge = model('ar')
+  c.models.a3 = model('a3')
   c.models.gate = model('gate', override={'init_from': '@hybrid'}, per_seed=True)
   c.runs = ConfigDict()
   revision = {'doubt': 'gate', 'threshold': (0.01, 0.01)}
@@ -45,7 +47,7 @@ def small_sweep(source) -> ConfigDict:
     dict(task='drafts', group='drafts', title='the gate', model='gate', judge='judge')
   )
   c.runs.judged.update(dict(drafter='judge', draft_steps=2, num_texts=8, revision=revision))
-  c.runs.judged.grid = ConfigDict({'draft': tasks.DRAFTS, 'steps': (2,)})
+  c.runs.judged.grid = ConfigDict({'draft': revisions.DRAFTS, 'steps': (2,)})
   return c
 
 
@@ -66,7 +68,7 @@ def test_a_sweep_trains_measures_and_does_nothing_twice(finished, monkeypatch):
   assert len(results) == 2 * 2 + 2 * 4
   assert {(x['name'], x['seed']) for x in results} == {('the gate', 0), ('the gate', 1)}
   assert {p.name for p in (directory / 'models').iterdir()} == {
-    *('hybrid', 'judge', 'gate-0', 'gate-1')
+    *('hybrid', 'judge', 'a3', 'gate-0', 'gate-1')
   }
   for record in results:
     metrics = record['metrics']
@@ -122,20 +124,54 @@ def test_a_failing_figure_is_recorded_and_tried_again(finished, tmp_path):
 def test_every_doubt_revises_the_same_corrupted_texts(finished):
   """And the oracle, which knows them, harms nothing; drafts are the same for all methods."""
   sweep, directory = finished
-  models = tasks.Models(lambda name, seed: sweep_lib.model_directory(sweep, directory, name, seed))
+  models = Models(lambda name, seed: sweep_lib.model_directory(sweep, directory, name, seed))
   run = sweep.runs['the gate'].copy_and_resolve_references()
   for doubt in DOUBTS:
     run.revision = ConfigDict({'doubt': doubt, 'threshold': (0.5, 0.5), 'accept': 'any'})
-    result = tasks.repair(models, run, {'corrupted': 0.25, 'steps': 2}, 0)['metrics']
+    result = revisions.repair(models, run, {'corrupted': 0.25, 'steps': 2}, 0)['metrics']
     if doubt == 'oracle':
       assert result['harmed'] == 0.0 and result['auc'] == 1.0 and result['precision'] == 1.0
   texts = [models.valid_texts('hybrid', seed, 8) for seed in (0, 0, 1)]
   np.testing.assert_array_equal(texts[0], texts[1])
   assert (texts[0] != texts[2]).any()
   judged = sweep.runs.judged
-  drafts = [models.draft(judged, 'ar', seed)[0] for seed in (0, 0, 1)]
+  drafts = [revisions.draft_of(models, judged, 'ar', seed)[0] for seed in (0, 0, 1)]
   np.testing.assert_array_equal(drafts[0], drafts[1])
   assert (drafts[0] != drafts[2]).any()
+
+
+@pytest.mark.slow
+def test_tasks_of_orders(finished, tmp_path):
+  """Likelihood by order, infilling, choices, generation: of a model of any order and others."""
+  sweep, directory = finished
+  models = Models(lambda name, seed: sweep_lib.model_directory(sweep, directory, name, seed))
+  run = ConfigDict(dict(model='a3', judge='judge', num_texts=6, num_rows=2, max_items=2))
+
+  nats = {}
+  for order in ('', 'autoregressive', 'shuffled,width=4,seed=0', 'strided,width=4'):
+    metrics = orders.likelihood(models, run, {'order': order}, 0)['metrics']
+    assert metrics['exact'] == 1.0
+    nats[order] = metrics['nats']
+  assert nats[''] == nats['autoregressive'] and len(set(nats.values())) == 3
+  run.model = 'hybrid'
+  bound = orders.likelihood(models, run, {'order': ''}, 0)['metrics']
+  assert bound['exact'] == 0.0 and bound['nats'] > 0
+
+  run.model = 'a3'
+  run.sampling = ConfigDict({'sampler': 'unmask_confidence'})
+  filled = orders.infilling(models, run, {'blank': 0.25, 'steps': 2}, 0)['metrics']
+  assert filled['calls'] == 2 and 0 <= filled['rougeL'] <= 1 and 0 <= filled['exact_tokens'] <= 1
+  written = orders.generation(models, run, {'steps': 4}, 0)['metrics']
+  assert written['calls'] == 4 and written['judge_nats'] > 0
+  run.sampling = ConfigDict({'sampler': 'ancestral'})
+  by_groups = {'hyperschedule': 'block,width=4,num_levels=1'}
+  assert orders.generation(models, run, by_groups, 0)['metrics']['calls'] == 4
+
+  path = tmp_path / 'items.jsonl'
+  items = [{'query': '1', 'choices': [f'+ {i}', 'x'], 'gold': i % 2} for i in range(5)]
+  path.write_text(''.join(json.dumps(item) + '\n' for item in items))
+  chosen = orders.choices(models, run, {'file': str(path)}, 0)['metrics']
+  assert chosen['items'] == 2 and chosen['chance'] == 0.5 and 0 <= chosen['accuracy'] <= 1
 
 
 @pytest.mark.slow
@@ -169,23 +205,22 @@ def test_a_sweep_refuses(finished, tmp_path):
   )
 
 
-def test_the_shipped_sweep_names_what_there_is():
-  """Every model, setting and task of configs/sweeps/gate.py exists."""
-  sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/gate.py')
+@pytest.mark.parametrize('name', ['gate', 'any_order'])
+def test_the_shipped_sweeps_name_what_there_is(name):
+  """Every model, setting and task of configs/sweeps exists."""
+  sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/{name}.py')
   cells = list(sweep_lib._cells(sweep))
   sweep_lib._check(sweep, cells)
   keys = [sweep_lib._key(cell.identity) for cell in cells]
   assert len(set(keys)) == len(keys)
-  for name, model in sweep.models.items():
+  for model in sweep.models.values():
     config = sweep_lib.read_config(f'{ROOT}/{model.config}')
     config.update(sweep.common)
     config.update(model.override)
-    assert json.loads(config.to_json_best_effort()), name
+    assert not model.get('per_seed') or 'seed' not in model.override
   config = sweep_lib.read_config(f'{ROOT}/configs/gate.py:tiny')
   for run in sweep.runs.values():
-    settings = run.revision.to_dict()
-    settings.pop('truth', None)
-    config.revision.update(settings)
+    config.revision.update(run.get('revision', {}))
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ardiff_jax import workdir as files
-from ardiff_jax.ablation.tasks import TASKS, Models
+from ardiff_jax.ablation.models import Models
+from ardiff_jax.ablation.tasks import TASKS
 from ardiff_jax.errors import UserError
 from ardiff_jax.progress import Progress
 from ardiff_jax.training import loop

@@ -1,0 +1,64 @@
+"""What the tasks of a sweep work on: its models, and texts that none of them was trained on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import ardiff_jax
+from ardiff_jax.data.packing import Packed, pack
+from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation.text import training_corpus
+from ardiff_jax.model import Model
+
+
+class Models:
+  """The models of a sweep by name and seed, each loaded once.
+
+  Attributes:
+    kept: what tasks share between their runs, by a key of their own.
+  """
+
+  def __init__(self, directory_of: Callable[[str, int], Any]):
+    self._directory_of = directory_of
+    self._loaded: dict[Any, Model] = {}
+    self._texts: dict[Any, Packed] = {}
+    self.kept: dict[Any, Any] = {}
+
+  def __call__(self, name: str, seed: int) -> Model:
+    directory = self._directory_of(name, seed)
+    if directory not in self._loaded:
+      self._loaded[directory] = ardiff_jax.load(directory)
+    return self._loaded[directory]
+
+  def valid_texts(self, name: str, seed: int, count: int) -> np.ndarray:
+    """Returns int32[N, L], other validation texts for every seed."""
+    model, directory = self(name, seed), self._directory_of(name, seed)
+    key = str(model.config.data), frozenset(model.tokenizer.files.items())
+    if key not in self._texts:
+      corpus = training_corpus(directory, model.config)
+      if corpus is None:
+        raise UserError(f'{directory} was imported and has no validation text of its own')
+      self._texts[key] = pack(corpus.valid, model.tokenizer, model.config.data.length)
+    valid = self._texts[key]
+    shift = np.random.default_rng(seed).random()
+    rows = (len(valid) * (np.arange(count) + shift) / count).astype(int)
+    return np.stack([valid[int(row)]['tokens'] for row in rows])
+
+
+def judge_nats(models: Models, judge: str, model: Model, seed: int, tokens: np.ndarray) -> float:
+  """Returns the nats per token that a model of the sweep gives to int32[N, L].
+
+  Raises:
+    UserError: it has another tokenizer.
+  """
+  judging = models(judge, seed)
+  if judging.tokenizer.files != model.tokenizer.files:
+    raise UserError(f'judge {judge!r} has another tokenizer than the model')
+  packed = Packed(tokens.reshape(-1), tokens.shape[1], 0)
+  return judging.likelihood(packed, num_samples=None, seed=0).nll_per_token
+
+
+def plain(metrics: dict[str, Any]) -> dict[str, float]:
+  """Returns the metrics as numbers that JSON knows."""
+  return {name: float(value) for name, value in metrics.items()}

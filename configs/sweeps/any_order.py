@@ -1,0 +1,96 @@
+"""Any order, adaptation and their baselines at equal tokens.
+
+  python -m ardiff_jax.ablate --sweep=configs/sweeps/any_order.py --workdir=runs/any_order \\
+    --sweep.choices="('hellaswag_val.jsonl','piqa.jsonl','winogrande.jsonl')"
+
+Autoregression; A3 in stages and with the last stage alone; a diffusion model adapted from an
+autoregressive one, with a window that opens or is open at once, and without the shift; and an MDLM
+from scratch. All see as many tokens.
+"""
+
+from ml_collections import ConfigDict
+
+_STEPS = 1200
+_HALF = _STEPS // 2
+_LAST_STAGE = {'objective': {'stages': ((0, 4, 1.0),)}}
+_OPEN = {'objective': {'causal_steps': _HALF, 'anneal_steps': 0}}
+_ORDERS = (
+  'autoregressive',
+  'shuffled,width=1,seed=0',
+  'block,width=2,num_levels=1',
+  'block,width=4,num_levels=1',
+  'block,width=8,num_levels=1',
+  'shuffled,width=4,seed=0',
+  'strided,width=8',
+)
+
+# By title: the model, and how it generates and fills in.
+_METHODS = {
+  'AR': ('ar', {}),
+  'A3': ('a3', {'sampler': 'unmask_confidence'}),
+  'A3, last stage alone': ('a3 last', {'sampler': 'unmask_confidence'}),
+  'adapted': ('adapted', {'sampler': 'unmask_confidence'}),
+  'adapted, open at once': ('adapted open', {'sampler': 'unmask_confidence'}),
+  'adapted, aligned': ('adapted aligned', {'sampler': 'unmask_confidence'}),
+  'MDLM': ('mdlm', {'sampler': 'unmask_confidence'}),
+}
+
+
+def get_config() -> ConfigDict:
+  c = ConfigDict()
+  c.seeds = (0, 1)
+  c.choices = ()  # files of multiple choices
+  c.common = ConfigDict({'data': {'source': 'builtin', 'valid_source': ''}})
+
+  c.models = ConfigDict()
+  c.models.judge = _model('ar', {'train': {'steps': _STEPS}, 'seed': 7}, per_seed=False)
+  shared = {'tokenizer': {'path': '@judge/tokenizer.model'}, 'train': {'steps': _STEPS}}
+  half = {'tokenizer': {'path': '@judge/tokenizer.model'}, 'train': {'steps': _HALF}}
+  c.models.ar = _model('ar', shared)
+  c.models['ar half'] = _model('ar', half)
+  c.models.a3 = _model('a3', shared)
+  c.models['a3 last'] = _model('a3', {**shared, **_LAST_STAGE})
+  c.models.adapted = _model('adapt', shared)
+  c.models['adapted open'] = _model('adapt', {**shared, **_OPEN})
+  c.models['adapted aligned'] = _model('mdlm', {**half, 'init_from': '@ar half'})
+  c.models.mdlm = _model('mdlm', shared)
+
+  c.runs = ConfigDict()
+  for title, (model, sampling) in _METHODS.items():
+    run = dict(model=model, title=title, num_texts=64, num_rows=16, judge='judge', max_items=200)
+    orders, steps = _ORDERS, (8, 32, 128)
+    if model == 'ar':
+      orders, steps = ('',), (None,)
+    elif model in ('adapted', 'adapted open'):  # shifted: from left to right alone
+      orders = ('', 'autoregressive', 'block,width=4,num_levels=1')
+    run['sampling'] = sampling
+    grids = {
+      'likelihood': {'order': orders},
+      'infilling': {'blank': (0.25,), 'steps': steps[:2]},
+      'generation': {'steps': steps},
+    }
+    for task, grid in grids.items():
+      c.runs[f'{title}, {task}'] = ConfigDict(dict(run, task=task, group=task, grid=grid))
+    choices = {'file': c.get_ref('choices')}
+    c.runs[f'{title}, choices'] = ConfigDict(
+      dict(run, task='choices', group='choices', grid=choices)
+    )
+  for width in (1, 2, 4, 8):
+    run = dict(task='generation', group='A3, a group a step', model='a3', title='A3')
+    run |= dict(num_texts=64, judge='judge', sampling={'sampler': 'ancestral'})
+    grid = {
+      'hyperschedule': (f'block,width={width},num_levels=1', f'shuffled,width={width},seed=0')
+    }
+    c.runs[f'A3, groups of {width}'] = ConfigDict(dict(run, grid=grid))
+  return c
+
+
+def _model(config: str, override: dict, per_seed: bool = True) -> ConfigDict:
+  return ConfigDict(
+    {
+      'config': f'configs/{config}.py:tiny',
+      'override': override,
+      'per_seed': per_seed,
+      'workdir': '',
+    }
+  )
