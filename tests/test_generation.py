@@ -239,6 +239,34 @@ def test_a_revision_of_a_draft(models):
     model.sample(1, sampler='acs', revision=dict(rate=0.5))
 
 
+@pytest.mark.slow
+def test_a_revision_with_a_cache_is_the_one_without(models):
+  """Window after window, a prompt included."""
+  model = models('slide')
+  draft = np.random.default_rng(0).integers(0, 257, (3, LENGTH))
+  given = np.zeros(draft.shape, bool)
+  given[:, :5] = True
+  settings = dict(doubt='confidence', accept='any', threshold=(0.5, 0.5), early_stop=False)
+  results = [
+    model.sample(
+      3,
+      tokens=draft,
+      given=given,
+      draft=draft,
+      sampler='revision',
+      steps=4,
+      cache=cache,
+      revision=settings,
+    )
+    for cache in ('on', 'off')
+  ]
+  for ours, theirs in zip(*results, strict=True):
+    assert ours.token_ids == theirs.token_ids
+    assert ours.notes['live'] == theirs.notes['live']
+    assert sum(ours.notes['edited']) == sum(theirs.notes['edited']) > 0
+    np.testing.assert_allclose(ours.notes['doubt_mean'], theirs.notes['doubt_mean'], atol=1e-4)
+
+
 def test_readme_has_the_table_of_samplers():
   assert samplers.table() in (ROOT / 'README.md').read_text()
 
