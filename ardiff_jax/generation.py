@@ -4,6 +4,7 @@ Shapes: N samples, L length, S steps.
 """
 
 import dataclasses
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -224,7 +225,8 @@ def generate_texts(
     rows = np.minimum(np.arange(first, first + batch_size), count - 1)
     began = time.perf_counter()
     with mesh_lib.use(mesh):
-      keys = _keys(np.asarray(seeds, np.uint32)[rows], np.asarray(numbers, np.uint32)[rows])
+      own = np.asarray(seeds, np.uint32)[rows], np.asarray(numbers, np.uint32)[rows]
+      keys = _keys(*own, purpose='sample' if canvases.draft is None else 'redraft')
       draft = None if canvases.draft is None else canvases.draft[rows]
       tokens, given, draft, keys = mesh_lib.place_whole(
         mesh, (canvases.tokens[rows], canvases.given[rows], draft, keys)
@@ -291,9 +293,10 @@ def _end(ids: np.ndarray, free: np.ndarray, eos_id: int) -> int:
   return int(ends[0]) if len(ends) else len(ids)
 
 
-@jax.jit
-def _keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
-  one = lambda seed, number: rng.stream(jax.random.key(seed), 'sample', number)  # noqa: E731
+@functools.partial(jax.jit, static_argnames='purpose')
+def _keys(seeds: jax.Array, numbers: jax.Array, purpose: str) -> jax.Array:
+  """Those of a text from a draft are others than those by which that was drawn."""
+  one = lambda seed, number: rng.stream(jax.random.key(seed), purpose, number)  # noqa: E731
   return jax.vmap(one)(seeds, numbers)
 
 

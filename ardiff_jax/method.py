@@ -115,8 +115,12 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
   with _blaming('gate'):
     gate = make_gate(config)
   with _blaming('objective'):
-    width = config.hyperschedule.width
-    objective = _call(OBJECTIVES, config.objective, process=process, width=width, gate=gate)
+    # what an objective wants to know beside its own settings
+    others = dict(config.revision) | dict(process=process, width=config.hyperschedule.width)
+    others |= dict(gate=gate, num_visits=config.revision.steps)
+    objective = _call(OBJECTIVES, config.objective, **others)
+    if gate is not None and not isinstance(objective, OverwriteGate):
+      raise ValueError('config.gate.kind is set, but only objective overwrite_gate trains a gate')
     if getattr(objective, 'doubled', False):
       rows.check_tiling(schedule)
       if denoise.rules.context == 'full':

@@ -172,6 +172,14 @@ class Model:
         'guidance compares predictions of x_0 with the prompt and with masks in its place: it '
         'needs a model that was trained on masks and predicts no scores'
       )
+    revision = dict(revision or {})
+    if revision.get('truth') is not None:
+      truth = revision['truth'] = np.asarray(revision['truth'])
+      if truth.shape != canvases.tokens.shape or not np.issubdtype(truth.dtype, np.integer):
+        raise UserError(
+          f'truth must be integers of shape {list(canvases.tokens.shape)}, got '
+          f'{truth.dtype}{list(truth.shape)}'
+        )
     stepper = samplers.make(
       method, self.config, sampler, eta=eta, revision=revision, params=self.params
     )

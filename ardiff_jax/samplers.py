@@ -186,20 +186,21 @@ def make(
   except ValueError as error:
     raise UserError(f'config.sampling: {error}') from error
   if isinstance(stepper, Revision):
-    return _equipped(method, {**config.revision, **(revision or {})}, params)
+    usual = {name: value for name, value in config.revision.items() if name != 'steps'}
+    return _equipped(method, usual | dict(revision or {}), params)
   return stepper
 
 
 def _equipped(method: Method, settings: dict[str, Any], params: dict | None) -> Revision:
   """Returns the revision of these settings, with the model's gate, or the untrained linear one."""
-  settings.pop('steps')
   known = {field.name for field in dataclasses.fields(Revision)} - {'gate', 'weights'}
   if unknown := sorted(set(settings) - known):
     raise UserError(
       f'unknown settings of a revision: {", ".join(unknown)}; known: {", ".join(sorted(known))}'
     )
   for name in ('threshold', 'budget'):
-    settings[name] = tuple(settings[name])  # a list, from JSON
+    if isinstance(settings[name], list):  # from JSON
+      settings[name] = tuple(settings[name])
   gate, weights = method.gate, (params or {}).get('gate')
   if gate is None:
     gate = Gate('linear', method.denoise.network.config.model_dim)

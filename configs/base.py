@@ -98,8 +98,7 @@ def get_base() -> ConfigDict:
   c.objective.loss = 'bce'  # or 'marginal', 'relaxed', 'straight_through'
   c.objective.target = 'canvas_wrong'  # of bce; or 'pred_wrong', 'benefit'
   c.objective.corrupted = 0.3  # greatest share of tokens replaced
-  c.objective.looks = 2  # in a row, overwritten in between
-  c.objective.num_visits = 8  # of the revisions it is trained for
+  c.objective.looks = 2  # in a row, overwritten in between as config.revision says
   c.objective.sparsity = 0.0  # weight of the edits
   c.objective.variation = 0.0  # weight of the change of doubt between looks
   c.objective.relaxation = 1.0  # temperature of relaxed and straight_through

@@ -3,7 +3,7 @@
   python -m ardiff_jax.train --config=configs/gate.py:tiny --workdir=runs/gate \\
     --config.init_from=runs/epsilon_hybrid
 
-Then `--sampler=revision` overwrites what the gate doubts of a draft.
+Then sampler `revision` overwrites what the gate doubts of a draft: see the README.
 """
 
 from configs import epsilon_hybrid

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ardiff_jax import noise, rng
-from ardiff_jax.hyperschedules import Region, block, flat, slide
+from ardiff_jax.hyperschedules import Region, ar_diffusion, block, flat, from_levels, slide
 from ardiff_jax.models.gate import Gate
+from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.loop import generate
 from ardiff_jax.sampling.revision import Revision
 from ardiff_jax.sampling.steppers import Step
@@ -83,6 +84,53 @@ def test_without_doubt_nothing_changes_and_one_call_is_enough():
     np.testing.assert_array_equal(result.notes.live.sum(axis=0), 1.0)
 
 
+def test_a_gate_that_never_speaks_without_a_prior_changes_nothing():
+  silent = {'beta': jnp.float32([-1e9, 0, 0, 0, 0])}
+  for select in ('bernoulli', 'threshold'):
+    revision = Revision(gate=LINEAR, weights=silent, prior_scale=0.0, select=select)
+    result = revise(revision, drafts())
+    np.testing.assert_array_equal(result.tokens, drafts())
+    assert int(result.network_calls) == 1
+
+
+def test_confidence_does_not_change_while_the_text_stands_still():
+  frozen = linear(ratio=np.inf, early_stop=False, threshold=(0.0, 0.0))
+  np.testing.assert_array_equal(revise(frozen, drafts()).notes.change_mean, 0.0)
+  moving = linear(accept='any', write='drawn', early_stop=False, threshold=(0.0, 0.0))
+  assert (np.abs(revise(moving, drafts()).notes.change_mean[1:]) > 0.0).any()
+
+
+@pytest.mark.parametrize('write', ['best', 'mask'])
+@pytest.mark.parametrize(
+  'schedule',
+  [ar_diffusion(L, 3), from_levels(np.array([[4] * L, [2] * L, [0] * L]), 4)],
+  ids=['ar_diffusion', 'by two levels'],
+)
+def test_no_mask_is_left_on_any_schedule(schedule, write):
+  for masks in (False, True):
+    draft = drafts(masks=masks)
+    revision = Revision(doubt='confidence', select='budget', write=write)
+    assert (np.asarray(revise(revision, draft, schedule).tokens) < V).all()
+
+
+@pytest.mark.parametrize(
+  'controls',
+  [dict(banned=(1,)), dict(top_k=1), dict(top_p=0.5), dict(min_p=0.9), dict(temperature=0.0)],
+  ids=str,
+)
+def test_controls_bend_what_is_written_and_not_what_is_doubted(controls):
+  settings = dict(accept='any', early_stop=False, threshold=(0.0, 0.0))
+  for gate in (LINEAR, Gate('learned', V, standardise=False)):
+    weights = nn.unbox(gate.new_weights(jax.random.key(0)))
+    revision = Revision(gate=gate, weights=weights, **settings)
+    bent = revise(revision, drafts(), flat(L, 1), controls=Controls(**controls))
+    free = revise(revision, drafts(), flat(L, 1))
+    np.testing.assert_allclose(bent.notes.doubt_mean, free.notes.doubt_mean, atol=1e-6)
+    assert np.isfinite(np.stack(bent.notes)).all()
+    if 'banned' in controls:
+      assert (np.asarray(free.tokens) == 1).any() and not (np.asarray(bent.tokens) == 1).any()
+
+
 def test_nothing_is_better_by_an_infinite_ratio():
   result = revise(Revision(doubt='uniform', rate=1.0, ratio=np.inf), drafts())
   np.testing.assert_array_equal(result.tokens, drafts())
@@ -127,19 +175,69 @@ def test_oracle_touches_only_what_is_wrong():
 # The whole rule, in numpy.
 
 
-def reference(draft, uniforms, settings, num_steps):
-  """One text: the loop with a break that the sampler is, by rate or by confidence."""
+def gate_doubt(gate, weights, q, before, canvas, free, t, num_steps):
+  """float64[L], p of a gate, from the formulas; `before` is q of the look before."""
+  place = np.arange(L)
+  r = 0.6 / (1 + np.exp(-0.8 * (num_steps / L * (place + 0.5) - t)))
+  ordered = np.sort(np.log(q), axis=-1)
+  change = np.zeros(L)
+  if before is not None:
+    best = before.argmax(axis=-1)
+    change = np.log(q[place, best]) - np.log(before[place, best])
+  visible = free & (canvas < V)
+  at = q[place, np.minimum(canvas, V - 1)]
+  signals = [-(q * np.log(q)).sum(axis=-1), ordered[:, -1] - ordered[:, -2], change, -np.log(at)]
+  seen = []
+  for x in signals:
+    inside = x[visible]
+    scaled = (x - inside.mean()) / np.sqrt(inside.var() + 1e-6) if len(inside) else 0 * x
+    seen.append(np.where(visible, scaled if gate.standardise else x / 4, 0.0))
+  if gate.kind == 'linear':
+    logit = weights['beta'] @ [np.ones(L), seen[0], -seen[1], -seen[2], seen[3]]
+  else:
+    hidden = worlds_logits(canvas)
+    hidden = (hidden - hidden.mean(axis=-1, keepdims=True)) / np.sqrt(
+      hidden.var(axis=-1, keepdims=True) + 1e-6
+    )
+    others = [place / L, np.full(L, t / num_steps), r]
+    x = np.concatenate([hidden, np.stack([*seen, *others], axis=-1)], axis=-1)
+    x = np.asarray(jax.nn.gelu(x @ weights['in']['kernel'] + weights['in']['bias']))
+    logit = (x @ weights['out']['kernel'] + weights['out']['bias'])[:, 0] + np.log(0.05 / 0.95)
+  u = 1 / (1 + np.exp(-logit))
+  return 1 - (1 - u) * (1 - r)
+
+
+def worlds_logits(canvas):
+  """float64[L, V], what the world's denoiser gives for one canvas."""
+  free = np.full(L, Region.ACTIVE, np.int8)
+  return np.asarray(
+    arbitrary_denoise(
+      PARAMS, jnp.asarray(canvas)[None], sigma=None, regions=jnp.asarray(free), settle_step=None
+    )[0],
+    np.float64,
+  )
+
+
+def reference(draft, uniforms, settings, num_steps, given=None, gate=None, weights=None):
+  """One text: the loop with a break that the sampler is."""
   canvas, rest = draft.copy(), np.zeros(L, int)
   picked, live = np.zeros(L, bool), 0
+  may_move = np.ones(L, bool) if given is None else ~given
+  before = None
+  if not may_move.any():
+    return canvas, 0
   for t in range(1, num_steps + 1):
     live += 1
     q = law(canvas[None])[0]
     masked = canvas == V
-    p = np.full(L, settings['rate'])
+    p = np.full(L, settings.get('rate', 0.0))
     if settings['doubt'] == 'confidence':
       p = 1 - np.where(masked, 0.0, q[np.arange(L), np.minimum(canvas, V - 1)])
+    if settings['doubt'] == 'gate':
+      p = gate_doubt(gate, weights, q, before, canvas, may_move, t, num_steps)
+    before = q
     p = np.where(masked, 1.0, p)
-    free = masked | (rest == 0)
+    free = may_move & (masked | (rest == 0))
     done_share = (t - 1) / max(1, num_steps - 1)
     if settings['select'] == 'bernoulli':
       chosen = free & (uniforms[t - 1] < p)
@@ -148,20 +246,34 @@ def reference(draft, uniforms, settings, num_steps):
       chosen = free & (p >= np.where(picked, theta - 0.1, theta))
     else:
       count = int(np.ceil(free.sum() * (0.6 - 0.5 * done_share) - 1e-4))
-      order = sorted(np.flatnonzero(free), key=lambda i: (-p[i], i))
+      urgency = np.where(masked, 1 + q.max(axis=-1), p)
+      order = sorted(np.flatnonzero(free), key=lambda i: (-urgency[i], i))
       chosen = np.isin(np.arange(L), order[:count])
     if t == num_steps:
-      chosen |= masked
+      chosen |= masked & may_move
     new, edit = q.argmax(axis=-1), np.zeros(L, bool)
     for i in np.flatnonzero(chosen):
       old = 0.0 if masked[i] else q[i, canvas[i]]
       better = q[i, new[i]] >= max(1.2 * old, old + 0.1)
       edit[i] = masked[i] or (better and new[i] != canvas[i])
     canvas = np.where(edit, new, canvas)
+    rested = may_move & (rest > 0)
     rest, picked = np.where(edit, 1, np.maximum(rest - 1, 0)), chosen
-    if (not edit.any() or p.max() < 1e-3) and not (canvas == V).any():
+    if ((not edit.any() and not rested.any()) or p[may_move].max() < 1e-3) and not (
+      may_move & (canvas == V)
+    ).any():
       break
   return canvas, live
+
+
+def coins_of(steps):
+  """float32[B, S, L], those of `revise`."""
+  keys = jax.random.split(jax.random.key(0), B)
+  coins = np.zeros((B, steps, L), np.float32)
+  for s in range(steps):
+    draw = lambda key, s=s: jax.random.uniform(rng.stream(key, 'step', s), (2, L))[0]  # noqa: E731
+    coins[:, s] = jax.vmap(draw)(jax.random.clone(keys))
+  return coins
 
 
 @pytest.mark.parametrize('select', ['bernoulli', 'threshold', 'budget'])
@@ -172,11 +284,7 @@ def test_scan_is_a_loop_with_a_break(select, doubt, masks):
   ends = dict(threshold=(0.5, 0.8), hysteresis=0.1, budget=(0.6, 0.1))
   draft, steps = drafts(masks=masks), 5
   result = revise(Revision(**settings, **ends), draft, flat(L, steps))
-  keys = jax.random.split(jax.random.key(0), B)
-  coins = np.zeros((B, steps, L), np.float32)
-  for s in range(steps):
-    draw = lambda key, s=s: jax.random.uniform(rng.stream(key, 'step', s), (2, L))[0]  # noqa: E731
-    coins[:, s] = jax.vmap(draw)(jax.random.clone(keys))
+  coins = coins_of(steps)
   lives = []
   for b in range(B):
     tokens, live = reference(draft[b], coins[b], settings, steps)
@@ -185,6 +293,34 @@ def test_scan_is_a_loop_with_a_break(select, doubt, masks):
   np.testing.assert_array_equal(result.notes.live.sum(axis=0), lives)
   assert int(result.network_calls) == max(lives)
   assert len(set(lives)) > 1
+
+
+@pytest.mark.parametrize('standardise', [True, False])
+@pytest.mark.parametrize('kind', ['linear', 'learned'])
+@pytest.mark.parametrize('select', ['bernoulli', 'budget'])
+def test_scan_by_a_gate_is_a_loop_with_a_break(kind, standardise, select):
+  """Signals, prior, place, progress and hidden state included; masks and given tokens too."""
+  gate = Gate(kind, model_dim=V, width=5, standardise=standardise)
+  weights = nn.unbox(gate.new_weights(jax.random.key(0)))
+  keys = iter(jax.random.split(jax.random.key(1), 9))
+  weights = jax.tree.map(lambda x: x + 0.7 * jax.random.normal(next(keys), x.shape), weights)
+  settings = dict(doubt='gate', select=select)
+  numbers = dict(alpha=0.8, delta=0.5, prior_scale=0.6, budget=(0.6, 0.1), least_doubt=0.0)
+  draft, steps = drafts(masks=True), 5
+  given = np.random.default_rng(3).random(draft.shape) < 0.25
+  draft = np.where(given & (draft == V), 0, draft).astype(np.int32)
+  revision = Revision(gate=gate, weights=weights, **settings, **numbers)
+  result = revise(revision, draft, flat(L, steps), given)
+  coins = coins_of(steps)
+  host = jax.tree.map(lambda x: np.asarray(x, np.float64), weights)
+  same, lives = [], []
+  for b in range(B):
+    tokens, live = reference(draft[b], coins[b], settings, steps, given[b], gate=gate, weights=host)
+    same.append((np.asarray(result.tokens[b]) == tokens).all())
+    lives.append(live)
+  assert np.mean(same) > 0.95  # coins close to their chance are decided by rounding
+  assert np.mean(np.asarray(result.notes.live).sum(axis=0) == lives) > 0.95
+  assert (np.asarray(result.tokens) != draft).any()
 
 
 # Parts of the rule.
@@ -283,12 +419,42 @@ def test_no_repeats_falls_back_on_the_second_best_or_leaves_it():
   guarded = revise(Revision(no_repeats=True, **settings), draft, flat(L, 1))
   order = np.argsort(-law(draft), axis=-1)
   beside = np.pad(draft, [(0, 0), (1, 1)], constant_values=-1)
+  new = draft.copy()
   for b in range(B):
     for i in range(L):
       near = {beside[b, i], beside[b, i + 2]}
       fit = [token for token in order[b, i, :2] if token not in near]
-      assert guarded.tokens[b, i] == (fit[0] if fit else draft[b, i])
+      new[b, i] = fit[0] if fit else draft[b, i]
+  edit = new != draft
+  twins = edit[:, 1:] & edit[:, :-1] & (new[:, 1:] == new[:, :-1])  # the right one stays as it was
+  new[:, 1:] = np.where(twins, draft[:, 1:], new[:, 1:])
+  np.testing.assert_array_equal(guarded.tokens, new)
   assert (guarded.tokens != revise(Revision(**settings), draft, flat(L, 1)).tokens).any()
+
+
+def test_no_repeats_sees_the_text_beyond_the_window_and_what_is_written_along():
+  guarded = Revision(
+    doubt='uniform', rate=1.0, accept='any', write='drawn', early_stop=False, no_repeats=True
+  )
+  for schedule in (flat(L, 3), block(L, 2, 3)):
+    draft = drafts(batch=400)
+    result = revise(guarded, draft, schedule)
+    steps = canvases(result, draft)
+    new = (steps[1:, :, 1:] == steps[1:, :, :-1]) & ~(steps[:-1, :, 1:] == steps[:-1, :, :-1])
+    assert not new.any()
+    loose = canvases(revise(guarded.replace(no_repeats=False), draft, schedule), draft)
+    assert (loose[1:, :, 1:] == loose[1:, :, :-1])[new.shape[0] - 1].any()
+
+
+def test_late_gates_are_waited_for_and_resting_edits_too():
+  late = linear(phase='late', prior_scale=0.0, threshold=(0.3, 0.3))
+  assert (revise(late, drafts(), flat(L, 4)).notes.live.sum(axis=0) >= 3).all()
+  rests = Revision(doubt='uniform', rate=1.0)
+  result = revise(rests, drafts(), flat(L, 6))
+  edited, live = np.asarray(result.notes.edited), np.asarray(result.notes.live)
+  for b in range(B):  # the last look edits nothing, and nothing was edited at the look before
+    last = int(live[:, b].sum()) - 1
+    assert last == 5 or not edited[max(last - 1, 0) : last + 1, b].any()
 
 
 def test_early_stop_can_be_had_or_not():
@@ -338,6 +504,15 @@ def test_revision_refuses():
     dict(threshold=(0.1, 7.0)),
     dict(budget=(0.1,)),
     dict(ratio=-1.0),
+    dict(rate='x'),
+    dict(threshold=0.5),
+    dict(threshold=(0.1, None)),
+    dict(delta=np.nan),
+    dict(cooldown=1.5),
+    dict(early_stop='no'),
+    dict(doubt='oracle'),
+    dict(truth=np.zeros((1, L))),
+    dict(doubt='random', select='bernoulli'),
   ):
     with pytest.raises(ValueError, match='must be'):
       Revision(**bad).check()
@@ -369,8 +544,8 @@ def test_an_end_in_one_block_does_not_end_the_next():
   result = revise(revision, draft, block(L, 2, 3))
   live = np.asarray(result.notes.live)
   np.testing.assert_array_equal(live[:3].sum(axis=0), 1.0)  # nothing wrong in the first block
-  edited = np.asarray(result.tokens)[:, 3] != draft[:, 3]
-  np.testing.assert_array_equal(live[3:].sum(axis=0), 1.0 + edited)
+  edited = np.asarray(result.notes.edited)[3:].sum(axis=0) > 0
+  np.testing.assert_array_equal(live[3:].sum(axis=0) > 1.0, edited)
   assert edited.any() and not edited.all()
 
 

@@ -49,40 +49,32 @@ class Signals(NamedTuple):
 
 
 class Guesses(NamedTuple):
-  """The two best tokens, int32[B, W], and the log-probability of the best, float32[B, W]."""
+  """The best token, int32[B, W], and its log-probability, float32[B, W]."""
 
   best: jax.Array
   best_log: jax.Array
-  second: jax.Array
 
 
 def look(
-  logits: jax.Array,
-  log_law: jax.Array,
-  canvas: jax.Array,
-  before: Guesses | None,
-  is_first: jax.Array | bool,
+  log_law: jax.Array, canvas: jax.Array, before: Guesses | None, is_first: jax.Array | bool
 ) -> tuple[Signals, Guesses]:
   """Returns the signals of one look, and what the next one compares with.
 
   Args:
-    logits: float32[B, W, V], z.
-    log_law: float32[B, W, V], log q; -inf for tokens that are ruled out.
+    log_law: float32[B, W, V], log q, finite: what the denoiser thinks, whatever bends the draws.
     canvas: int32[B, W] in 0..V.
     before: guesses of the look before; None at the first.
     is_first: bool[B, W] or alike, where there was no look before.
   """
   law = jnp.exp(log_law)
   entropy = -jnp.where(law > 0.0, law * log_law, 0.0).sum(axis=-1)
-  _, _, first, second = _two_best(logits)
-  best, runner_up, best_log, _ = _two_best(log_law)
+  best, _, best_log, second_log = two_best(log_law)
   change = jnp.zeros_like(entropy)
   if before is not None:
     change = jnp.where(is_first, 0.0, log_prob(log_law, before.best) - before.best_log)
-  masked = canvas == logits.shape[-1]
+  masked = canvas == log_law.shape[-1]
   surprise = jnp.where(masked, 0.0, -log_prob(log_law, canvas))
-  guesses = Guesses(best, best_log, runner_up)
-  return Signals(entropy, first - second, change, surprise), guesses
+  return Signals(entropy, best_log - second_log, change, surprise), Guesses(best, best_log)
 
 
 def log_prob(log_law: jax.Array, token: jax.Array) -> jax.Array:
@@ -184,9 +176,9 @@ class Gate(nn.Module):
       hidden_BxWxD: the denoiser's stream behind its last block.
       signals: of the text.
       valid: bool[B, W], positions over which they are standardised; 0 elsewhere.
-      place: float32[1, W], i/L.
-      progress: float32[1, W] or float32[B, W], t/T.
-      prior: float32[1, W] or float32[B, W], r.
+      place: float32[1, W] or float32[B, W], i/W, where in the window.
+      progress: likewise, t/T.
+      prior: likewise, r.
     """
     shape = signals.entropy.shape
     if self.standardise:
@@ -224,7 +216,7 @@ def _standardise(x: jax.Array, valid: jax.Array) -> jax.Array:
   return jnp.where(valid, (x - mean) * jax.lax.rsqrt(var + 1e-6), 0.0)
 
 
-def _two_best(x_BxWxV: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def two_best(x_BxWxV: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Returns the places of the greatest and the second, int32[B, W], and both values."""
   best = jnp.argmax(x_BxWxV, axis=-1).astype(jnp.int32)
   is_best = jax.nn.one_hot(best, x_BxWxV.shape[-1], dtype=bool)

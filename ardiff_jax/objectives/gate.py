@@ -51,12 +51,14 @@ class OverwriteGate:
     target: of 'bce', one of TARGETS.
     corrupted: greatest share of tokens replaced; each text's is uniform from 0.
     looks: how many in a row; the first is the t-th of `num_visits`, t uniform.
-    num_visits: T of the revisions it is trained for.
     sparsity: λ_s.
     variation: λ_v.
     relaxation: τ of the relaxed Bernoulli.
-    alpha, delta, prior_scale: of the prior, as in `Revision`.
-    denoising_weight: of the denoiser's own cross-entropy, which then is tuned along; 0 freezes it.
+    denoising_weight: of the denoiser's own cross-entropy, which then is tuned along, by the gate's
+      loss too; 0 freezes it.
+    num_visits: T of the revisions it is trained for, config.revision.steps. As the rest, it is what
+      config.revision says:
+    alpha, delta, prior_scale, ratio, lead, level: see `Revision`.
   """
 
   process: EpsilonHybrid | GammaHybrid | Uniform
@@ -65,14 +67,17 @@ class OverwriteGate:
   target: str = 'canvas_wrong'
   corrupted: float = 0.3
   looks: int = 2
-  num_visits: int = 8
   sparsity: float = 0.0
   variation: float = 0.0
   relaxation: float = 1.0
+  denoising_weight: float = 0.0
+  num_visits: int = 8
   alpha: float = 1.0
   delta: float = 0.5
   prior_scale: float = 0.15
-  denoising_weight: float = 0.0
+  ratio: float = 1.2
+  lead: float = 0.1
+  level: float = 0.15
 
   def __post_init__(self):
     if self.gate is None:
@@ -121,7 +126,7 @@ class OverwriteGate:
     regions = hyperschedule.regions(rows.step[:, 0])
     free = (regions == Region.ACTIVE) & examples.counted
     canvas = jnp.where(free & draws['is_wrong'], draws['token'], examples.tokens)
-    told_time = jnp.where(free, self.corrupted / 2.0, 0.0)
+    told_time = jnp.where(free, self.level, 0.0)
     shown = dict(
       sigma=self.process.sigma(told_time),
       regions=regions,
@@ -136,7 +141,7 @@ class OverwriteGate:
       features = denoise.features(params, canvas, **shown, outputs=outputs)
       log_law = jax.nn.log_softmax(denoise.project(params, features))
       told = jax.lax.stop_gradient(log_law)  # signals are read; the denoiser learns by the rest
-      signals, guesses = gate_lib.look(told, told, canvas, before, visit == 1.0)
+      signals, guesses = gate_lib.look(told, canvas, before, visit == 1.0)
       prior = self.prior_scale * gate_lib.maturity_prior(
         place, visit, width, self.num_visits, alpha=self.alpha, delta=self.delta
       )
@@ -156,7 +161,7 @@ class OverwriteGate:
       if p_before is not None:
         loss += self.variation * jnp.abs(p - p_before)
       chosen = free & (draws['coin'][:, number] < p)
-      chosen &= gate_lib.acceptable(log_law, canvas, guesses.best, 'both', 1.2, 0.1)
+      chosen &= gate_lib.acceptable(told, canvas, guesses.best, 'both', self.ratio, self.lead)
       canvas = jnp.where(chosen, guesses.best, canvas)
       before, p_before = guesses, p
     loss = jnp.where(free, loss / self.looks, 0.0)

@@ -272,6 +272,7 @@ class _Loop:
     draw = lambda key: jax.random.uniform(rng.stream(key, 'step', step), (2, len(row.place)))  # noqa: E731
     roll = lambda key: jax.random.uniform(rng.stream(key, 'dice', step))  # noqa: E731
     uniforms = jax.vmap(draw)(self.keys)
+    edges = jnp.pad(state.canvas, [(0, 0), (1, 1)], constant_values=-1)
     info = Step(
       canvas=state.canvas[:, row.place],
       movable=row.may_move,
@@ -280,6 +281,7 @@ class _Loop:
       coin=uniforms[:, 0],
       uniform=uniforms[:, 1],
       dice=jax.vmap(roll)(self.keys),
+      beside=jnp.stack([edges[:, row.place], edges[:, row.place + 2]]),
       place=row.place,
       visit=row.visit,
       num_visits=jnp.float32(self.schedule.num_levels),

@@ -17,6 +17,8 @@ The doubt p of a token is
 Shapes: B batch, W window, V vocabulary.
 """
 
+import math
+import numbers
 from typing import NamedTuple
 
 import flax.struct
@@ -32,13 +34,14 @@ DOUBTS = ('gate', 'prior', 'uniform', 'random', 'confidence', 'oracle')
 SELECTIONS = ('bernoulli', 'threshold', 'budget')
 WRITES = ('best', 'drawn', 'mask')
 PHASES = ('all', 'early', 'late')
+_WORD = {float: 'a number', int: 'a whole number'}
 
 
 class Memory(NamedTuple):
   """What a revision remembers of each position, [B, W] each.
 
   Attributes:
-    best, best_log, second: `Guesses` of the look before.
+    best, best_log: `Guesses` of the look before.
     rest: int32, looks for which it is left alone.
     selected: bool, at the look before.
     done: bool, for good.
@@ -47,7 +50,6 @@ class Memory(NamedTuple):
 
   best: jax.Array
   best_log: jax.Array
-  second: jax.Array
   rest: jax.Array
   selected: jax.Array
   done: jax.Array
@@ -58,7 +60,8 @@ class Notes(NamedTuple):
   """What happened to an example at one look, float32[B] each; 0 where the network was not called.
 
   Attributes:
-    live: 1 if any of its positions could move: summed over the steps, its true network calls.
+    live: 1 if any of its positions could move: summed over the steps, the network calls it needed,
+      those for a cache alone not counted.
     selected, edited: how many positions; those that were masks are not counted.
     entropy_mean, entropy_std, margin_mean, ...: signals and doubt over its visible positions.
   """
@@ -96,14 +99,14 @@ class Revision(Stepper):
       positions that may move, ρ falling.
     accept: rule of `gate.acceptable` for a new token, with `ratio` and `lead`.
     write: 'best', the likeliest token; 'drawn', one drawn from the law; or 'mask': doubted tokens
-      are masked, not accepted or refused, and filled with the likeliest at the next look, which did
+      are masked, not accepted or refused, and filled with the likeliest at a later look, which did
       not see them.
     phase: looks at which the gate speaks; at the others u = 0.
-    no_repeats: whether a token equal to a neighbour gives way to the second best, or to nothing if
-      that is one too. For vocabularies of words: letters may well repeat.
-    span: how many neighbours to either side are selected along.
-    early_stop: whether a window is left alone after a look that edits nothing, or at which no doubt
-      reaches `least_doubt`, once it has no masks.
+    no_repeats: whether a token equal to a neighbour in the text gives way to the second best, or to
+      nothing if that is one too. For vocabularies of words: letters may well repeat.
+    span: how many neighbours to either side, in the window, are selected along.
+    early_stop: whether a window is left alone after a look that edits nothing while no edit rests,
+      or at which no doubt reaches `least_doubt`, once it has no masks and its phase has come.
     alpha, delta, prior_scale: the prior is prior_scale · σ(α(τ - t)), see `gate.maturity_prior`.
     rate: p of doubt 'uniform'.
     threshold: θ at the first and last look.
@@ -150,17 +153,33 @@ class Revision(Stepper):
     ):
       if getattr(self, name) not in known:
         raise ValueError(f'{name} {getattr(self, name)!r} must be one of {", ".join(known)}')
-    shares = 'prior_scale', 'rate', 'hysteresis', 'lead', 'least_doubt', 'level'
-    for name in shares:
-      if not 0.0 <= getattr(self, name) <= 1.0:
-        raise ValueError(f'{name} must be in [0, 1], got {getattr(self, name)}')
+    for name in ('prior_scale', 'rate', 'hysteresis', 'lead', 'least_doubt', 'level'):
+      value = getattr(self, name)
+      if not _is_number(value) or not 0.0 <= value <= 1.0:
+        raise ValueError(f'{name} must be a number in [0, 1], got {value!r}')
     for name in ('threshold', 'budget'):
       ends = getattr(self, name)
-      if len(ends) != 2 or not all(0.0 <= end <= 1.0 for end in ends):
-        raise ValueError(f'{name} must be two numbers in [0, 1], first and last, got {ends}')
-    for name in ('ratio', 'alpha', 'cooldown', 'span'):
-      if not getattr(self, name) >= 0.0:
-        raise ValueError(f'{name} must be at least 0, got {getattr(self, name)}')
+      if (
+        not isinstance(ends, tuple)
+        or len(ends) != 2
+        or not all(_is_number(end) and 0.0 <= end <= 1.0 for end in ends)
+      ):
+        raise ValueError(f'{name} must be two numbers in [0, 1], first and last, got {ends!r}')
+    for name, kind in (('ratio', float), ('alpha', float), ('cooldown', int), ('span', int)):
+      value = getattr(self, name)
+      if not _is_number(value) or not value >= 0 or (kind is int and value != int(value)):
+        raise ValueError(f'{name} must be {_WORD[kind]} from 0 up, got {value!r}')
+    if not _is_number(self.delta) or not math.isfinite(self.delta):
+      raise ValueError(f'delta must be a finite number, got {self.delta!r}')
+    for name in ('no_repeats', 'early_stop'):
+      if not isinstance(getattr(self, name), bool):
+        raise ValueError(f'{name} must be True or False, got {getattr(self, name)!r}')
+    if (self.doubt == 'oracle') != (self.truth is not None):
+      raise ValueError("doubt 'oracle' must be given with `truth`, and `truth` with it")
+    if (self.doubt, self.select) == ('random', 'bernoulli'):
+      raise ValueError(
+        "doubt 'random' must be used with select budget or threshold: it is the coin"
+      )
 
   @property
   def told_time(self):
@@ -168,7 +187,7 @@ class Revision(Stepper):
 
   def memory(self, shape):
     zero, no = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
-    return Memory(zero, jnp.zeros(shape), zero, zero, no, no, jnp.zeros(shape))
+    return Memory(zero, jnp.zeros(shape), zero, no, no, jnp.zeros(shape))
 
   def notes(self, batch):
     return Notes(*[jnp.zeros(batch)] * len(Notes._fields))
@@ -183,41 +202,49 @@ class Revision(Stepper):
     memory, may_move = step.memory, step.movable
     masked = step.canvas == process.mask_id
     visible = may_move & ~masked
-    log_law = jax.nn.log_softmax(bend(logits))
-    before = Guesses(memory.best, memory.best_log, memory.second)
-    signals, guesses = gate_lib.look(logits, log_law, step.canvas, before, step.visit == 1.0)
-    doubt = self._doubt(step, log_law, signals, visible)
+    own_law, log_law = jax.nn.log_softmax(logits), jax.nn.log_softmax(bend(logits))
+    before = Guesses(memory.best, memory.best_log)
+    signals, guesses = gate_lib.look(own_law, step.canvas, before, step.visit == 1.0)
+    doubt = self._doubt(step, own_law, signals, visible)
     doubt = jnp.where(masked, 1.0, doubt)
 
     free = may_move & (masked | (memory.rest == 0))
     progress = (step.visit - 1.0) / jnp.maximum(1.0, step.num_visits - 1.0)
-    chosen = self._select(doubt, free, progress, memory.selected, step.coin)
+    urgency = jnp.where(masked, 1.0 + jnp.exp(guesses.best_log), doubt)  # the surest mask first
+    chosen = self._select(doubt, urgency, free, progress, memory.selected, step.coin)
     chosen = _widen(chosen, self.span) & free
-    is_last = step.visit == step.num_visits
+    is_last = step.s == 0.0
     chosen |= masked & may_move & is_last  # no mask is left
 
-    new = inverse_cdf(log_law, step.uniform) if self.write == 'drawn' else guesses.best
+    best, second, _, _ = gate_lib.two_best(log_law)
+    new = inverse_cdf(log_law, step.uniform) if self.write == 'drawn' else best
     allowed = jnp.ones(new.shape, bool)
     if self.no_repeats:
-      second_repeats = _repeats(guesses.second, step.canvas)
-      new_repeats = _repeats(new, step.canvas)
-      new = jnp.where(new_repeats, guesses.second, new)
-      allowed = ~(new_repeats & second_repeats)
+      repeats = lambda token: (token[None] == step.beside).any(axis=0)  # noqa: E731
+      allowed = ~(repeats(new) & repeats(second))
+      new = jnp.where(repeats(new), second, new)
     if self.write == 'mask':
       edit = chosen & jnp.where(masked, True, ~is_last)
       new = jnp.where(masked, new, process.mask_id)
     else:
       better = gate_lib.acceptable(log_law, step.canvas, new, self.accept, self.ratio, self.lead)
       edit = chosen & (masked | (better & allowed)) & (new != step.canvas)
+      if self.no_repeats:  # nor of what is written beside it at this very look
+        twin = edit[:, 1:] & edit[:, :-1] & (new[:, 1:] == new[:, :-1]) & ~masked[:, 1:]
+        twin &= (step.place[1:] == step.place[:-1] + 1)[None]
+        edit &= ~jnp.pad(twin, [(0, 0), (1, 0)])
     canvas = jnp.where(edit, new, step.canvas)
 
     done = memory.done
     if self.early_stop:
       most = jnp.where(may_move, doubt, 0.0).max(axis=1)
-      nothing = ~edit.any(axis=1) | (most < self.least_doubt)
+      rests = (may_move & (memory.rest > 0)).any(axis=1)
+      nothing = (~edit.any(axis=1) & ~rests) | (most < self.least_doubt)
       left = (may_move & (canvas == process.mask_id)).any(axis=1)
       done |= may_move & (nothing & ~left)[:, None]
-    rest = jnp.where(edit, self.cooldown, jnp.maximum(memory.rest - 1, 0))
+      if self.phase == 'late':
+        done &= step.visit > step.num_visits / 2
+    rest = jnp.where(edit, self.cooldown, jnp.maximum(memory.rest - 1, 0)).astype(jnp.int32)
     first_doubt = jnp.where(step.visit == 1.0, doubt, memory.first_doubt)
     remembered = Memory(*guesses, rest, chosen, done, first_doubt)
 
@@ -226,7 +253,7 @@ class Revision(Stepper):
     live = may_move.any(axis=1).astype(jnp.float32)
     return Moved(canvas, remembered, Notes(live, count(chosen), count(edit), *measured))
 
-  def _doubt(self, step, log_law, signals: Signals, visible):
+  def _doubt(self, step, own_law, signals: Signals, visible):
     width = step.canvas.shape[1]
     place = jnp.arange(width, dtype=jnp.float32)[None]
     prior = self.prior_scale * gate_lib.maturity_prior(
@@ -241,7 +268,7 @@ class Revision(Stepper):
       case 'random':
         return step.coin
       case 'confidence':
-        return 1.0 - jnp.exp(gate_lib.log_prob(log_law, step.canvas))
+        return 1.0 - jnp.exp(gate_lib.log_prob(own_law, step.canvas))
       case 'oracle':
         return (step.canvas != self.truth[:, step.place]).astype(jnp.float32)
     logit = self.gate.apply(
@@ -259,7 +286,7 @@ class Revision(Stepper):
       u = jnp.where(late == (self.phase == 'late'), u, 0.0)
     return gate_lib.noisy_or(u, prior)
 
-  def _select(self, doubt, free, progress, selected, coin):
+  def _select(self, doubt, urgency, free, progress, selected, coin):
     match self.select:
       case 'bernoulli':
         return free & (coin < doubt)
@@ -269,8 +296,9 @@ class Revision(Stepper):
         return free & (doubt >= jnp.where(selected, least - self.hysteresis, least))
     first, last = self.budget
     share = jnp.where(free, first + (last - first) * progress, 0.0)
-    count = jnp.ceil(share.sum(axis=1, keepdims=True) - 1e-4)  # 0.3 of 10 is 3
-    order = jnp.argsort(jnp.where(free, -doubt, jnp.inf), axis=1, stable=True)  # ties: left first
+    slack = 1e-4 + 1e-6 * share.shape[1]  # of rounding: 0.3 of 10 is 3
+    count = jnp.ceil(share.sum(axis=1, keepdims=True) - slack)
+    order = jnp.argsort(jnp.where(free, -urgency, jnp.inf), axis=1, stable=True)  # ties: left first
     return free & (jnp.argsort(order, axis=1) < count)
 
 
@@ -288,7 +316,5 @@ def _widen(chosen, span: int):
   return chosen
 
 
-def _repeats(token, canvas):
-  """bool[B, W], whether a token is what stands next to its place in the window."""
-  beside = jnp.pad(canvas, [(0, 0), (1, 1)], constant_values=-1)
-  return (token == beside[:, :-2]) | (token == beside[:, 2:])
+def _is_number(value) -> bool:
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)

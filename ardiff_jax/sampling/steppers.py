@@ -48,9 +48,11 @@ class Step(NamedTuple):
     coin: float32[B, W] in [0, 1).
     uniform: float32[B, W] in [0, 1), for the token.
     dice: float32[B] in [0, 1).
+    beside: int32[2, B, W], tokens to the left and right in the text; -1 beyond its ends.
     place: int32[W], where the window is; 0 where it is narrower.
-    visit: float32[1, W], how often a position has been looked at, this look included.
-    num_visits: float32[], how often it will have been in the end, T.
+    visit: float32[1, W], how many levels a position has fallen, and 1: on schedules on which levels
+      fall one by one, how often it has been looked at, this look included.
+    num_visits: float32[], T.
     memory: what `Stepper.memory` made, of the window; None without one.
     planned: bool[B, W], whose turn it is by `Stepper.plan`; None without a plan.
     hidden: [B, W, D], the network's stream behind the last block; None before it is called.
@@ -63,6 +65,7 @@ class Step(NamedTuple):
   coin: jax.Array
   uniform: jax.Array
   dice: jax.Array
+  beside: jax.Array | None = None
   place: jax.Array | None = None
   visit: jax.Array | None = None
   num_visits: jax.Array | None = None
