@@ -16,7 +16,7 @@ class Progress:
     self._shown = None
     self._terminal = sys.stderr.isatty()
 
-  def show(self, done: int, message: str, tokens_per_second: float) -> None:
+  def show(self, done: int, message: str, tokens_per_second: float | None) -> None:
     """Shows the line, if it is due."""
     now = time.monotonic()
     due = self._shown is None or now - self._shown >= _QUIET_SECONDS or done == self._total
@@ -24,10 +24,8 @@ class Progress:
       return
     self._shown = now
     left = (now - self._began) / max(done - self._start, 1) * (self._total - done)
-    line = (
-      f'{self._name} {done}/{self._total}  {message}  '
-      f'{tokens_per_second:,.0f} tokens/s  {_clock(left)} left'
-    )
+    speed = '' if tokens_per_second is None else f'{tokens_per_second:,.0f} tokens/s  '
+    line = f'{self._name} {done}/{self._total}  {message}  {speed}{_clock(left)} left'
     if self._terminal:
       print(f'\r\x1b[K{line}', end='', file=sys.stderr, flush=True)
     else:

@@ -74,7 +74,7 @@ def quality_against_calls(records: Sequence[Record], shown: Sequence[str] | None
   """Draws what a judge thinks of drafts, and their entropy, against what revising them costs.
 
   A column a kind of draft; a point a method and its settings, joined along the calls. The draft
-  itself, 'no revision', is a dashed line across, with its standard error.
+  itself, 'no revision', is a dashed line across, with its 95 % interval.
 
   Args:
     records: of task 'drafts', with 'draft' among the settings; others are left out.
@@ -295,7 +295,7 @@ def radar(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figu
 
 @mpl.rc_context(STYLE)
 def bars(records: Sequence[Record]) -> Figure:
-  """Draws F1 and harm of repairs, a bar a share of corrupted tokens, with standard errors.
+  """Draws F1 and harm of repairs, a bar a share of corrupted tokens, with 95 % intervals.
 
   Args:
     records: of task 'repair', at one point of the other axes; others are left out. All methods are

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import scipy.stats
+
 Record = dict[str, Any]
 
 UNREVISED = 'no revision'  # name of a text as it was; it has no settings of a revision
@@ -21,7 +23,7 @@ class Mean(NamedTuple):
 
   Attributes:
     value: None if there is nothing to take the mean of.
-    error: standard error; None for fewer than two seeds.
+    error: half the 95 % interval (Student's t); None for fewer than two seeds.
   """
 
   value: float | None
@@ -130,7 +132,7 @@ def metric(record: Record, name: str) -> float | None:
 
 
 def mean(records: Iterable[Record], name: str) -> Mean:
-  """Returns the mean of a figure over the records that have it, and its standard error."""
+  """Returns the mean of a figure over the records that have it, and its 95 % interval."""
   values = [x for record in records if (x := metric(record, name)) is not None]
   if not values:
     return Mean(None, None)
@@ -138,4 +140,5 @@ def mean(records: Iterable[Record], name: str) -> Mean:
   if len(values) == 1:
     return Mean(center, None)
   variance = math.fsum((x - center) ** 2 for x in values) / (len(values) - 1)
-  return Mean(center, math.sqrt(variance / len(values)))
+  half = scipy.stats.t.ppf(0.975, len(values) - 1) * math.sqrt(variance / len(values))
+  return Mean(center, float(half))

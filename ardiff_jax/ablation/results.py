@@ -111,7 +111,7 @@ def to_csv(records: Sequence[Record]) -> str:
 
 
 def tables(records: Sequence[Record]) -> str:
-  """Returns Markdown: a table per task and group, means ± standard errors, and what failed."""
+  """Returns Markdown: a table per task and group, means ± half their 95 % intervals; failures."""
   parts = []
   for table in to_tables(records):
     lines = [
@@ -227,11 +227,11 @@ def _pictures(
       plots.quality_against_calls(records, shown),
       'Quality against network calls',
       records,
-      'Whiskers are standard errors over seeds; the dashed line is the draft as it was.',
+      'Whiskers are 95 % intervals over seeds; the dashed line is the draft as it was.',
     )
   if task == 'repair' and records:
     part = lib.one_setting(records, free=['corrupted'])
-    add(plots.bars(part), 'Repair and harm', part, 'Whiskers are standard errors over seeds.')
+    add(plots.bars(part), 'Repair and harm', part, 'Whiskers are 95 % intervals over seeds.')
     part = lib.one_setting(records)
     add(plots.radar(part, shown), 'Repairs, all round', part, 'Further out is better.')
   if part := lib.one_setting([r for r in records if r.get('edit_map')]):
@@ -297,7 +297,7 @@ def _setting(value: Any) -> str:
 
 
 def _figure(mean: lib.Mean, digits: int | None) -> str:
-  """Returns a mean ± its standard error; with no number of digits, as many as tell."""
+  """Returns a mean ± half its 95 % interval; with no number of digits, as many as tell."""
   if mean.value is None:
     return ''
   shown, spread = (f'.{digits}f',) * 2 if digits is not None else ('.4g', '.2g')

@@ -19,7 +19,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import samples as measures
 from ardiff_jax.generation import Sample
 
-_BATCHES = 4  # in which texts are revised, to see how long that takes; the first may compile
+_BATCHES = 8  # in which texts are revised, to see how long that takes; the first may compile
 _PARTS = 32  # of a text, in an edit map
 DRAFTS = ('ar', 'diffusion', 'masks', 'corrupted')
 
@@ -45,7 +45,7 @@ def repair(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dic
     'f1': 2 * precision * recall / max(precision + recall, 1e-9),
     'auc': measures.area_under_curve(np.array([x.doubt for x in revised]), wrong != before),
   }
-  return _record(metrics, revised, wrong)
+  return _record(metrics, revised, wrong, model.tokenizer.vocab_size)
 
 
 def drafts(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dict[str, Any]:
@@ -67,18 +67,19 @@ def drafts(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dic
     'repeats': measures.repeats(tokens),
     'draft_calls': draft_calls,
   }
-  return _record(metrics, revised, draft)
+  return _record(metrics, revised, draft, model.tokenizer.vocab_size)
 
 
 def draft_of(
   models: Models, run: ConfigDict, kind: str, seed: int
 ) -> tuple[np.ndarray | None, int]:
-  """Returns int32[N, L] and the network calls it took: the same for all methods.
+  """Returns int32[N, L] and the network calls it took: the same for all methods, as models with a
+  gate and without draft alike.
 
   Raises:
     UserError: `kind` is none of DRAFTS.
   """
-  key = 'draft', kind, seed, run.num_texts, run.drafter, run.draft_steps
+  key = 'draft', kind, seed, run.model, run.num_texts, run.drafter, run.draft_steps
   if key not in models.kept:
     models.kept[key] = _new_draft(models, run, kind, seed)
   return models.kept[key]
@@ -116,7 +117,9 @@ def _revise(model, draft, count, revision, steps, seed) -> list[Sample]:
   )
 
 
-def _record(metrics: dict, revised: list[Sample], draft: np.ndarray | None) -> dict[str, Any]:
+def _record(
+  metrics: dict, revised: list[Sample], draft: np.ndarray | None, vocab_size: int
+) -> dict[str, Any]:
   """Adds what every revision is asked: edits, true calls, time."""
   if not revised:
     return {'metrics': plain(metrics | {'edits': 0.0, 'calls': 0.0})}
@@ -124,7 +127,7 @@ def _record(metrics: dict, revised: list[Sample], draft: np.ndarray | None) -> d
   live = notes['live']
   traces = np.array([sample.trace for sample in revised])
   length = traces.shape[-1]
-  start = np.full((len(traces), length), -1) if draft is None else draft
+  start = np.full((len(traces), length), vocab_size) if draft is None else draft
   edits = np.diff(np.concatenate([start[:, None], traces], axis=1), axis=1) != 0
   parts = [part.mean(axis=(0, 2)) for part in np.array_split(edits, min(_PARTS, length), axis=2)]
   batch = -(-len(revised) // _BATCHES)

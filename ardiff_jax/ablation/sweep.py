@@ -15,10 +15,13 @@ lie in DIR/models, figures in DIR/results.jsonl, a line each. What is there alre
 again.
 """
 
+import collections
 import dataclasses
 import importlib.util
 import itertools
 import json
+import math
+import os
 import pathlib
 import sys
 import time
@@ -33,6 +36,7 @@ from ardiff_jax.ablation.models import Models
 from ardiff_jax.ablation.tasks import TASKS
 from ardiff_jax.errors import UserError
 from ardiff_jax.progress import Progress
+from ardiff_jax.sampling.revision import Revision
 from ardiff_jax.training import loop
 
 
@@ -55,6 +59,9 @@ class Cell:
       'seed': self.seed,
       'model': self.run.model,
       'settings': self.settings,
+      'run': {
+        k: x for k, x in files.to_json(self.run).items() if k not in ('grid', 'group', 'title')
+      },
     }
 
 
@@ -70,8 +77,7 @@ def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
   Raises:
     UserError: the sweep is none, or was another one when it was started here.
   """
-  cells = list(_cells(sweep))
-  _check(sweep, cells)
+  cells = _check(sweep)
   files.create(directory)
   _check_same(sweep, directory)
   for name, seed in _needed(sweep):
@@ -93,9 +99,9 @@ def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
       if not isinstance(error, UserError):
         traceback.print_exc()
       figures, failed = {'error': f'{type(error).__name__}: {error}'}, failed + 1
-    files.append(results, [cell.identity | figures])
-    speed = number / (time.monotonic() - began)
-    progress.show(len(cells) - len(left) + number, f'{cell.name}, {cell.run.task}', speed)
+    files.append(results, [cell.identity | _finite(figures)])
+    each = (time.monotonic() - began) / number
+    progress.show(len(cells) - len(left) + number, f'{cell.name}, {each:.1f} s a figure', None)
   progress.close()
   return not failed
 
@@ -123,9 +129,42 @@ def _cells(sweep: ConfigDict) -> Iterator[Cell]:
         yield Cell(name, run, seed, dict(zip(grid, point, strict=True)))
 
 
-def _check(sweep: ConfigDict, cells: list[Cell]) -> None:
+def _check(sweep: ConfigDict) -> list[Cell]:
+  """Returns the figures to take, having looked for what would fail after hours of training."""
+  missing = sorted({'seeds', 'common', 'models', 'runs'} - set(sweep))
+  missing += [
+    f'{name}.{key}'
+    for name, run in sweep.get('runs', {}).items()
+    for key in ('task', 'group', 'model')
+    if key not in run
+  ]
+  missing += [
+    f'{name}.config'
+    for name, model in sweep.get('models', {}).items()
+    if not model.get('config') and not model.get('workdir')
+  ]
+  if missing:
+    raise UserError(f'the sweep lacks {", ".join(missing)}: see ardiff_jax/ablation/sweep.py')
+  cells = list(_cells(sweep))
   if not cells:
     raise UserError('the sweep has no runs')
+  twice = [
+    key for key, count in collections.Counter(_key(x.identity) for x in cells).items() if count > 1
+  ]
+  if twice:
+    raise UserError(f'the sweep asks for a figure twice: {twice[0]}')
+  for name, model in sweep.models.items():
+    if not model.get('workdir'):
+      _configured(sweep, name, model, lambda value: value)
+  for name, run in sweep.runs.items():
+    if 'revision' in run:
+      settings = run.revision.to_dict()
+      if settings.get('doubt') == 'oracle':
+        settings['truth'] = ()
+      try:
+        Revision(**settings).check()
+      except (TypeError, ValueError) as error:
+        raise UserError(f'run {name!r} of the sweep: {error}') from error
   for cell in cells:
     if cell.run.task not in TASKS:
       raise UserError(
@@ -137,17 +176,21 @@ def _check(sweep: ConfigDict, cells: list[Cell]) -> None:
           f'run {cell.name!r}: its {role} {cell.run[role]!r} is not among the models of the sweep: '
           f'{", ".join(sweep.models)}'
         )
+  return cells
 
 
 def _check_same(sweep: ConfigDict, directory: pathlib.Path) -> None:
   """Models in the directory must be what the sweep says; its runs may grow."""
   path = directory / 'sweep.json'
-  settings = {
-    'common': files.to_json(sweep.common),
-    'models': files.to_json(sweep.models),
-  }
+  settings = {'common': files.to_json(sweep.common), 'models': files.to_json(sweep.models)}
   if path.exists():
-    before = json.loads(path.read_text(encoding='utf-8'))
+    try:
+      before = json.loads(path.read_text(encoding='utf-8'))
+      before = {part: before[part] for part in ('models', 'common')}
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(
+        f'{path} is damaged ({error}): restore it, or use another --workdir'
+      ) from None
     changed = [
       name
       for name in before['models'].keys() & settings['models'].keys()
@@ -160,7 +203,10 @@ def _check_same(sweep: ConfigDict, directory: pathlib.Path) -> None:
         f'{directory} was started with other settings of {", ".join(sorted(changed))}; use another '
         '--workdir'
       )
-  path.write_text(json.dumps(settings, indent=2) + '\n', encoding='utf-8')
+    settings['models'] = before['models'] | settings['models']
+  temporary = path.with_name('sweep.json.tmp')
+  temporary.write_text(json.dumps(settings, indent=2) + '\n', encoding='utf-8')
+  os.replace(temporary, path)
 
 
 def _needed(sweep: ConfigDict) -> Iterator[tuple[str, int]]:
@@ -176,26 +222,16 @@ def _train(sweep, directory, name: str, seed: int, before: tuple[str, ...] = ())
     return True
   others = []
 
-  def resolved(tree: Any) -> Any:
-    if isinstance(tree, ConfigDict):
-      return {key: resolved(value) for key, value in tree.items()}
-    if isinstance(tree, str) and tree.startswith('@'):
-      other, slash, rest = tree[1:].partition('/')
-      others.append(other)
-      return f'{model_directory(sweep, directory, other, seed)}{slash}{rest}'
-    return tree
+  def directory_of(value: str) -> str:
+    other, slash, rest = value[1:].partition('/')
+    others.append(other)
+    return f'{model_directory(sweep, directory, other, seed)}{slash}{rest}'
 
-  override = resolved(model.get('override', ConfigDict()))
+  config = _configured(sweep, name, model, directory_of)
   if set(others) & {name, *before}:
     raise UserError(f'model {name!r} of the sweep needs itself, by way of {", ".join(others)}')
   if not all(_train(sweep, directory, other, seed, (name, *before)) for other in others):
     return False
-  config = read_config(model.config)
-  try:
-    config.update(resolved(sweep.common))
-    config.update(override)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f'model {name!r} of the sweep: {error}') from error
   if model.get('per_seed'):
     config.seed = seed
   print(f'ablate: training {target.name}', file=sys.stderr, flush=True)
@@ -203,6 +239,32 @@ def _train(sweep, directory, name: str, seed: int, before: tuple[str, ...] = ())
     return False
   (target / 'done').touch()
   return True
+
+
+def _configured(sweep: ConfigDict, name: str, model: ConfigDict, directory_of) -> ConfigDict:
+  """Returns the config of a model; `directory_of` is asked for values that begin with @."""
+
+  def resolved(tree: Any) -> Any:
+    if isinstance(tree, ConfigDict):
+      return {key: resolved(value) for key, value in tree.items()}
+    return directory_of(tree) if isinstance(tree, str) and tree.startswith('@') else tree
+
+  config = read_config(model.config)
+  try:
+    config.update(resolved(sweep.common))
+    config.update(resolved(model.get('override', ConfigDict())))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(f'model {name!r} of the sweep: {error}') from error
+  return config
+
+
+def _finite(figures: Any) -> Any:
+  """Figures that are no numbers, such as a share of nothing, as None."""
+  if isinstance(figures, dict):
+    return {key: _finite(value) for key, value in figures.items()}
+  if isinstance(figures, list):
+    return [_finite(value) for value in figures]
+  return None if isinstance(figures, float) and not math.isfinite(figures) else figures
 
 
 def read_config(name: str) -> ConfigDict:
@@ -224,5 +286,5 @@ def read_config(name: str) -> ConfigDict:
 
 
 def _key(record: dict[str, Any]) -> str:
-  parts = ('task', 'name', 'seed', 'settings')
+  parts = ('task', 'name', 'seed', 'settings', 'run')
   return json.dumps({part: record[part] for part in parts}, sort_keys=True)

@@ -33,6 +33,8 @@ def source_tokenizer(config: ConfigDict) -> Tokenizer:
       f'config.init_from={config.init_from} was trained with config.objective.head='
       f'{source.objective.head}, here it is {config.objective.head}: its outputs mean another thing'
     )
+  if config.objective.name == 'overwrite_gate':
+    _check_denoiser(config, source)
   differing = [
     f'{key} is {theirs.get(key)!r} there and {config.model.get(key)!r} here'
     for key in sorted({*theirs, *config.model} - {*_FREE})
@@ -44,6 +46,25 @@ def source_tokenizer(config: ConfigDict) -> Tokenizer:
       f'{"; ".join(differing)}; set config.model as it is there, but for {", ".join(_FREE)}'
     )
   return load_tokenizer(directory, config.tokenizer)
+
+
+def _check_denoiser(config: ConfigDict, source: ConfigDict) -> None:
+  """Raises UserError unless the source is the denoiser that the config of a gate says it is."""
+  ours, theirs = (workdir.to_json(x) for x in (config, source))
+  differing = [
+    f'config.{part}.{key} is {theirs[part][key]!r} there and {ours[part][key]!r} here'
+    for part in ('noise', 'hyperschedule', 'denoiser')
+    for key in ours[part]
+    if theirs[part].get(key) != ours[part][key]
+  ]
+  if source.objective.name == 'next_token' or (
+    source.objective.name == 'score_entropy' and source.objective.head == 'score'
+  ):
+    differing.append(f'its objective {source.objective.name} teaches no prediction of x_0')
+  if differing:
+    raise UserError(
+      f'config.init_from={config.init_from} is no denoiser for this gate: {"; ".join(differing)}'
+    )
 
 
 def warm_start(state: TrainState, config: ConfigDict) -> TrainState:
