@@ -108,16 +108,36 @@ def test_the_gate_of_a_sweep_is_on_top_of_its_hybrid(finished):
 def test_a_failing_figure_is_recorded_and_tried_again(finished, tmp_path):
   sweep, directory = finished
   changed = sweep.copy_and_resolve_references()
-  changed.runs['too strict'] = ConfigDict(changed.runs['the gate'].to_dict())
-  changed.runs['too strict'].revision.doubt = 'luck'
+  path = tmp_path / 'items.jsonl'
+  run = dict(task='choices', group='choices', model='judge', num_rows=1, max_items=2)
+  changed.runs['late file'] = ConfigDict(run | {'grid': {'file': (str(path),)}})
   assert not sweep_lib.run(changed, directory)
   failed = [x for x in workdir.read_lines(directory / 'results.jsonl') if 'error' in x]
-  assert len(failed) == 4 and all("doubt 'luck' must be one of" in x['error'] for x in failed)
-  changed.runs['too strict'].revision.doubt = 'random'
+  assert len(failed) == 2 and all('items.jsonl cannot be read' in x['error'] for x in failed)
+  item = json.dumps({'query': '1', 'choices': ['+ 1', 'x'], 'gold': 0})
+  path.write_text(f'{item}\n{item}\n')
   assert sweep_lib.run(changed, directory)
   results = workdir.read_lines(directory / 'results.jsonl')
   assert not any('error' in x for x in results)
-  assert sum(x['name'] == 'too strict' for x in results) == 4
+  assert sum(x['name'] == 'late file' for x in results) == 2
+
+
+@pytest.mark.slow
+def test_a_changed_run_is_measured_again_and_says_what_it_was(finished):
+  sweep, directory = finished
+  changed = sweep.copy_and_resolve_references()
+  changed.runs['the gate'].revision.threshold = (0.9, 0.9)
+  before = len(workdir.read_lines(directory / 'results.jsonl'))
+  assert sweep_lib.run(changed, directory)
+  results = workdir.read_lines(directory / 'results.jsonl')
+  assert len(results) == before + 4
+  thresholds = [tuple(x['run']['revision']['threshold']) for x in results if x['task'] == 'repair']
+  assert set(thresholds) == {(0.01, 0.01), (0.9, 0.9)}
+
+
+def test_what_is_no_number_is_recorded_as_missing():
+  figures = {'metrics': {'a': float('nan'), 'b': 1.0}, 'map': [[float('inf'), 2.0]]}
+  assert sweep_lib._finite(figures) == {'metrics': {'a': None, 'b': 1.0}, 'map': [[None, 2.0]]}
 
 
 @pytest.mark.slow
@@ -187,6 +207,13 @@ def test_a_sweep_refuses(finished, tmp_path):
 
   refused('unknown task', lambda c: c.runs.judged.update({'task': 'dance'}))
   refused('judge .* is not among the models', lambda c: c.runs.judged.update({'judge': 'nobody'}))
+  refused(
+    "run 'the gate' of the sweep: doubt 'luck'",
+    lambda c: c.runs['the gate'].revision.update({'doubt': 'luck'}),
+  )
+  refused('asks for a figure twice', lambda c: c.update({'seeds': (0, 0)}))
+  refused("model 'gate' of the sweep: ", lambda c: c.models.gate.override.update({'traim': 1}))
+  refused('lacks judged.group', lambda c: c.runs.judged.__delitem__('group'))
   refused('other settings of hybrid', lambda c: c.models.hybrid.update({'override': {'seed': 3}}))
   refused('other settings of common', lambda c: c.common.train.update({'steps': 3}))
   refused('has no runs', lambda c: c.update({'seeds': ()}), tmp_path / 'new')
@@ -209,10 +236,7 @@ def test_a_sweep_refuses(finished, tmp_path):
 def test_the_shipped_sweeps_name_what_there_is(name):
   """Every model, setting and task of configs/sweeps exists."""
   sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/{name}.py')
-  cells = list(sweep_lib._cells(sweep))
-  sweep_lib._check(sweep, cells)
-  keys = [sweep_lib._key(cell.identity) for cell in cells]
-  assert len(set(keys)) == len(keys)
+  assert sweep_lib._check(sweep)
   for model in sweep.models.values():
     config = sweep_lib.read_config(f'{ROOT}/{model.config}')
     config.update(sweep.common)

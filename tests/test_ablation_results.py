@@ -19,6 +19,8 @@ from ardiff_jax.errors import UserError
 
 NAMES = ('learned gate', 'linear gate', 'prior alone')
 
+T_3 = 4.302652729911275  # 97.5 % of Student's t of two degrees of freedom
+
 
 def repair(name, seed=0, corrupted=0.15, group='methods', model='gate', **metrics):
   return {
@@ -114,7 +116,7 @@ def test_means_and_standard_errors():
   # F1: deviation 0.1, over √3 0.0577; edits: mean 15, deviation √31 = 5.568, over √3 3.215.
   assert cells(results.tables(records), 'repair: methods') == [
     ['method', 'seeds', 'harmed ↓', 'F1 ↑', 'edits'],
-    ['learned gate', '3', '0.0100 ± 0.0000', '0.600 ± 0.058', '15.0 ± 3.2'],
+    ['learned gate', '3', '0.0100 ± 0.0000', '0.600 ± 0.248', '15.0 ± 13.8'],
   ]
 
 
@@ -131,7 +133,7 @@ def test_missing_metrics_are_empty_cells_and_left_out_of_means():
     repair('linear gate', 0, auc=0.25),
   ]
   assert cells(results.tables(records), 'repair: methods')[1:] == [
-    ['learned gate', '3', '0.600 ± 0.100', ''],
+    ['learned gate', '3', '0.600 ± 1.271', ''],
     ['linear gate', '1', '', '0.250'],
   ]
 
@@ -183,11 +185,11 @@ def test_other_tasks_have_tables_of_all_their_metrics(tmp_path):
   records.append({'task': 'speed', 'name': 'eager', 'metrics': {'rare': 1.5e-7}})
   assert cells(results.tables(records), 'speed') == [
     ['method', 'seeds', 'F1 ↑', 'tokens', 'rare'],
-    ['jit', '2', '0.500 ± 0.000', '1001 ± 1', ''],
+    ['jit', '2', '0.500 ± 0.000', '1001 ± 13', ''],
     ['eager', '1', '', '', '1.5e-07'],
   ]
   page = write(tmp_path, records)
-  assert '1001 ± 1' in page.text and 'img' not in page.tags
+  assert '1001 ± 13' in page.text and 'img' not in page.tags
 
 
 def test_failures_are_listed_and_spoil_nothing(tmp_path):
@@ -256,7 +258,7 @@ def test_the_last_record_of_a_seed_counts(tmp_path):
   page = write(tmp_path, records)
   table = cells((tmp_path / 'results.md').read_text(), 'repair: methods')
   assert table[1:] == [
-    ['learned gate', '0.15', '2', '0.300 ± 0.100'],
+    ['learned gate', '0.15', '2', '0.300 ± 1.271'],
     ['learned gate', '0.3', '1', '0.900'],
   ]
   assert '0 failed' in page.text
@@ -288,8 +290,8 @@ def test_the_page_has_every_table_and_picture(tmp_path):
     '60 records 4 methods 3 seeds 0 failed',
     'All with model gate, steps 4.',
     'linear gate 0.3 3',
-    '0.410 ± 0.006',  # 0.8 - 0.1 - 0.3 + 0.01, deviation 0.01
-    'no revision ar 3 6.100 ± 0.058',
+    '0.410 ± 0.025',  # 0.8 - 0.1 - 0.3 + 0.01, deviation 0.01
+    'no revision ar 3 6.100 ± 0.248',
     'Further out is better. All with model gate, corrupted 0.3, steps 4.',
   ):
     assert text in page.text, text
@@ -406,7 +408,7 @@ def test_quality_is_drawn_against_calls():
       calls, nats, errors = drawn[name]
       np.testing.assert_allclose(calls, [4 - rank, 16 - rank])
       np.testing.assert_allclose(nats, [4.9 - rank] * 2)  # 5, 4.9 and 4.8
-      np.testing.assert_allclose(errors, [0.1 / 3**0.5] * 2)
+      np.testing.assert_allclose(errors, [T_3 * 0.1 / 3**0.5] * 2, rtol=1e-6)
     (across,) = (line for line in axes.lines if line.get_label() == lib.UNREVISED)
     np.testing.assert_allclose(across.get_ydata(), [6.1, 6.1])
     assert axes.get_xscale() == 'log'
@@ -517,7 +519,7 @@ def test_bars_are_means_with_errors_for_each_share():
   np.testing.assert_allclose([p.get_width() for p in high], [0.51, 0.41, 0.31, 1.0])
   (errors,) = high.errorbar.lines[2]
   lengths = [s[1, 0] - s[0, 0] for s in errors.get_segments() if len(s)]
-  np.testing.assert_allclose(lengths[:3], [2 * 0.01 / 3**0.5] * 3)
+  np.testing.assert_allclose(lengths[:3], [2 * T_3 * 0.01 / 3**0.5] * 3, rtol=1e-6)
   widths = [p.get_width() for p in next(b for b in harmed.containers if hasattr(b, 'patches'))]
   np.testing.assert_allclose(widths, [0.01, 0.02, 0.03, np.nan])
   centers = np.array([[p.get_y() + p.get_height() / 2 for p in bars] for bars in (low, high)])

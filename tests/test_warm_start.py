@@ -84,6 +84,17 @@ def test_a_gate_needs_a_denoiser(text_file, tmp_path):
   with pytest.raises(UserError, match=r'set config\.init_from'):
     train(small_config('gate', text_file), tmp_path / 'gate')
   config = small_config('gate', text_file)
+  train(small_config('mdlm', text_file, steps=1), tmp_path / 'mdlm')
+  config.init_from = str(tmp_path / 'mdlm')
+  with pytest.raises(
+    UserError, match=r"noise\.name is 'absorbing' there and 'epsilon_hybrid' here"
+  ):
+    train(config, tmp_path / 'gate')
+  config = small_config('epsilon_hybrid', text_file)
+  config.gate.kind = 'linear'
+  with pytest.raises(UserError, match='only objective overwrite_gate trains a gate'):
+    train(config, tmp_path / 'gate')
+  config = small_config('gate', text_file)
   config.init_from, config.gate.kind = str(tmp_path), ''
   with pytest.raises(UserError, match=r'needs config\.gate\.kind'):
     train(config, tmp_path / 'gate')
