@@ -340,6 +340,32 @@ def test_bad_arguments_are_named(make, word):
     make()
 
 
+def test_strided_streams_run_side_by_side():
+  for length, width in ((8, 2), (7, 3), (5, 5), (4, 1)):
+    rows = -(-length // width)
+    schedule = hyperschedules.strided(length, width)
+    np.testing.assert_array_equal(schedule.levels, any_order(np.arange(length) % rows).levels)
+    assert schedule.group_size <= width
+
+
+def test_shuffled_groups_are_of_one_size_in_an_order_of_the_seed():
+  schedule = hyperschedules.shuffled(10, 4, seed=1)
+  steps = np.asarray(schedule.settle_step)
+  np.testing.assert_array_equal(np.bincount(steps)[1:], [4, 4, 2])
+  np.testing.assert_array_equal(schedule.levels, hyperschedules.shuffled(10, 4, seed=1).levels)
+  assert (steps != hyperschedules.shuffled(10, 4, seed=2).settle_step).any()
+  assert (np.diff(steps) < 0).any()
+
+
 def test_by_name_lists_every_schedule_of_numbers():
-  names = ('autoregressive', 'flat', 'block', 'slide', 'hybrid', 'ar_diffusion')
+  names = (
+    'autoregressive',
+    'flat',
+    'block',
+    'slide',
+    'hybrid',
+    'ar_diffusion',
+    'shuffled',
+    'strided',
+  )
   assert {name: getattr(hyperschedules, name) for name in names} == hyperschedules.BY_NAME

@@ -235,7 +235,8 @@ def test_loss_of_an_example_is_its_own(objective):
   tokens = np.random.default_rng(0).integers(0, VOCAB, (8, LENGTH))
 
   def losses(rows):
-    batch = jax.tree.map(lambda x: x[rows], examples(tokens, np.linspace(0, 0.99, 8)))
+    every = examples(tokens, np.linspace(0, 0.99, 8))
+    batch = Examples(*(x[rows] for x in every[:-1]), every.step)
     return np.asarray(run(objective, arbitrary_denoise, params, batch, flat(2, 3)))
 
   whole = losses(np.arange(8))
