@@ -1,5 +1,7 @@
 """The overwrite gate: signals, prior, acceptance, the module, and its objective."""
 
+import importlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from ardiff_jax import noise
+from ardiff_jax import method, noise
 from ardiff_jax.hyperschedules import flat
 from ardiff_jax.models import gate as gate_lib
 from ardiff_jax.models.gate import Gate, Signals
@@ -351,6 +353,36 @@ def test_more_looks_change_the_loss_and_corruption_its_size():
   value = lambda f: float(f(denoise, params, examples, flat(L, 4)).sum())  # noqa: E731
   assert len({value(one), value(two), value(more)}) == 3
   assert value(more) > value(two)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    dict(alpha=5.0),
+    dict(delta=4.0),
+    dict(prior_scale=0.9),
+    dict(ratio=50.0),
+    dict(lead=0.9),
+    dict(num_visits=3),
+    dict(relaxation=0.2),
+  ],
+  ids=str,
+)
+def test_what_a_revision_does_moves_the_loss(change):
+  start, denoise, params, examples = setup(loss='relaxed', prior_scale=0.5)
+  other, *_ = setup(**(dict(loss='relaxed', prior_scale=0.5) | change))
+  ours, theirs = (f(denoise, params, examples, flat(L, 4)) for f in (start, other))
+  assert np.abs(ours - theirs).max() > 1e-4
+
+
+def test_a_gate_is_trained_for_the_revision_of_its_config():
+  config = importlib.import_module('configs.gate').get_config('tiny')
+  config.revision.update(alpha=3.0, delta=2.0, prior_scale=0.3, ratio=1.5, lead=0.2, level=0.4)
+  config.revision.steps = 5
+  objective = method.build(config, vocab_size=V, bos_id=0, eos_id=0).objective
+  for name in ('alpha', 'delta', 'prior_scale', 'ratio', 'lead', 'level'):
+    assert getattr(objective, name) == config.revision[name]
+  assert objective.num_visits == 5
 
 
 @pytest.mark.parametrize('target', ['canvas_wrong', 'pred_wrong', 'benefit'])
