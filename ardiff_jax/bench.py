@@ -2,6 +2,7 @@
 
   python -m ardiff_jax.bench train_step [--config=configs/epsilon_hybrid.py:tiny]
   python -m ardiff_jax.bench sampler    [--config=configs/bd3lm.py:tiny]     with and without cache
+  python -m ardiff_jax.bench sampler    [--config=configs/a3.py:tiny]        by size of groups
   python -m ardiff_jax.bench attention  [--config=configs/bd3lm.py:tiny]     doubled training
 
 Only products of matrices of a plain pass over L rows are counted as useful work, so recomputation
@@ -24,6 +25,7 @@ _CONFIG = cli.define_config()
 _VOCAB_SIZE = flags.DEFINE_integer('vocab_size', 2048, 'Tokens of the random text.', lower_bound=2)
 _REPEATS = flags.DEFINE_integer('repeats', 10, 'Timed runs; the median counts.', lower_bound=1)
 _SAMPLER_BATCH = 4
+_GROUPS = 1, 2, 4, 8  # sizes
 
 
 def main(benchmark: str) -> None:
@@ -46,31 +48,41 @@ def bench_train_step(config: ConfigDict, vocab_size: int, repeats: int) -> dict[
 
 def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str, Any]:
   """Returns timings of generating four texts from nothing with random parameters, with a cache and
-  without, turn about."""
+  without, turn about; by a model of any order, in groups of several sizes."""
   import flax.linen as nn
   import jax
   import jax.numpy as jnp
 
+  from ardiff_jax import hyperschedules, samplers
   from ardiff_jax import method as method_lib
-  from ardiff_jax import samplers
   from ardiff_jax.sampling.loop import generate
 
-  method = method_lib.build(config, vocab_size, bos_id=0, eos_id=1)
+  trained = method_lib.build(config, vocab_size, bos_id=0, eos_id=1)
   name, length = config.sampling.sampler, config.data.length
-  schedule = samplers.rows(method, config, name, length=length)
-  method = method_lib.on_schedule(method, schedule)
-  stepper = samplers.make(method, config, name)
-  process = method.generation_process
-  params = nn.unbox(method.denoise.init(jax.random.key(0), length))
+  schedules = [samplers.rows(trained, config, name, length=length)]
+  if trained.is_any_order and samplers.named(name).own_rows is None:
+    schedules = [hyperschedules.block(length, width, num_levels=1) for width in _GROUPS]
+  params = nn.unbox(trained.denoise.init(jax.random.key(0), length))
   shape = _SAMPLER_BATCH, length
   sampler = jax.jit(generate, static_argnames=('denoise', 'process', 'use_cache'))
   nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
   keys = jax.random.split(jax.random.key(1), _SAMPLER_BATCH)
-  calls = {}
+  calls, runs = {}, {}
+  for schedule in schedules:
+    method = method_lib.on_schedule(trained, schedule)
+    stepper = samplers.make(method, config, name)
+    caches = [False, True] if samplers.is_cacheable(method, stepper) else [False]
+    for use_cache in caches:
+      kind = 'cached' if use_cache else 'uncached'
+      if len(schedules) > 1:
+        kind = f'groups of {schedule.width}, {kind}'
 
-  def run(use_cache: bool) -> None:
-    args = method.denoise, params, process, stepper, schedule, *nothing, keys
-    calls[use_cache] = int(sampler(*args, use_cache=use_cache).network_calls)
+      def run(kind=kind, method=method, stepper=stepper, schedule=schedule, use_cache=use_cache):
+        process = method.generation_process
+        args = method.denoise, params, process, stepper, schedule, *nothing, keys
+        calls[kind] = int(sampler(*args, use_cache=use_cache).network_calls)
+
+      runs[kind] = run
 
   @jax.jit
   def blocks(params, canvas):
@@ -79,21 +91,18 @@ def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str
     shown = dict(sigma=jnp.ones(shape), regions=schedule.regions(0), settle_step=settle_step)
     return method.denoise.features(params, canvas, **shown, outputs=jnp.arange(length))
 
-  kinds = {'uncached': False} | ({'cached': True} if method.denoise.is_cacheable else {})
-  runs = [lambda use_cache=use_cache: run(use_cache) for use_cache in kinds.values()]
-  runs.append(lambda: jax.block_until_ready(blocks(params, nothing[0])))
-  times, peak, _ = _time_all(runs, repeats, config.model.dtype)
-  tokens = math.prod(shape)
-  *medians, alone = (statistics.median(x) for x in times)
-  medians = dict(zip(kinds, medians, strict=True))
-  result = _machine() | {'sampler': f'{name}, {schedule.name}'}
-  for kind, median in medians.items():
-    result[f'{kind}, network calls'] = calls[kinds[kind]]
-    result[f'{kind}, tokens/s'] = tokens / median
-    result[f'{kind}, ms a call'] = 1e3 * median / calls[kinds[kind]]
-  result['uncached, blocks alone, ms'] = 1e3 * alone
-  if 'cached' in medians:
-    result['cached : uncached'] = medians['uncached'] / medians['cached']
+  runs['blocks'] = lambda: jax.block_until_ready(blocks(params, nothing[0]))
+  times, peak, _ = _time_all(list(runs.values()), repeats, config.model.dtype)
+  medians = {kind: statistics.median(x) for kind, x in zip(runs, times, strict=True)}
+  result = _machine() | {'sampler': f'{name}, {schedules[0].name}' if len(schedules) == 1 else name}
+  for kind, count in calls.items():
+    result[f'{kind}, network calls'] = count
+    result[f'{kind}, tokens/s'] = math.prod(shape) / medians[kind]
+    result[f'{kind}, ms a call'] = 1e3 * medians[kind] / count
+  result['uncached, blocks alone, ms'] = 1e3 * medians['blocks']
+  for kind in calls:
+    if (other := kind.replace('uncached', 'cached')) != kind and other in medians:
+      result[f'{other} : uncached'] = medians[kind] / medians[other]
   return result | {'matrix product GFLOP/s': peak / 1e9}
 
 

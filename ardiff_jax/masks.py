@@ -274,7 +274,7 @@ def from_regions(
 
   Args:
     regions: int8[..., R], the `Region` of each row's token.
-    settle_step: int32[R], when each row's token settles.
+    settle_step: int32[R] or int32[..., R], when each row's token settles.
     context: one of CONTEXT_RULES.
     sight: the rest of what rows see.
     segments: int32[..., R] of context rows and int32[...] of the window; None for one document.

@@ -34,8 +34,6 @@ OBJECTIVES = {
   'adaptation': Adaptation,
 }
 
-CACHES = ('auto', 'on', 'off')
-
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -268,26 +266,6 @@ def make_hyperschedule(
     settings['width'] = min(settings['width'], length)
   with _blaming('hyperschedule'):
     return _call(hyperschedules.BY_NAME, settings, length=length or config.data.length)
-
-
-def choose_cache(method: Method, cache: str) -> bool:
-  """Returns whether to sample with a key/value cache, given 'auto', 'on' or 'off'.
-
-  Raises:
-    UserError: another word, or 'on' where nothing can be cached.
-  """
-  if cache not in CACHES:
-    raise UserError(f'cache must be one of {", ".join(CACHES)}, got {cache!r}')
-  cacheable = method.denoise.is_cacheable
-  if cache == 'on' and not cacheable:
-    why = (
-      f'{method.hyperschedule.name} has no settled tokens to cache while it generates'
-      if method.denoise.always_active
-      else 'with config.denoiser.context=full settled tokens see those that settle later, so that '
-      'their keys change; supported: causal, block_causal'
-    )
-    raise UserError(f'--cache=on: {why}')
-  return cacheable and cache != 'off'
 
 
 def _call(known: dict[str, Any], settings: ConfigDict | dict, **extra: Any) -> Any:

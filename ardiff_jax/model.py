@@ -194,7 +194,7 @@ class Model:
       seeds=seeds,
       numbers=range(num_samples) if isinstance(seed, int) else [0] * num_samples,
       sampler=sampler,
-      use_cache=method_lib.choose_cache(method, cache),
+      use_cache=samplers.choose_cache(method, stepper, cache),
       stop=stop,
       batch_size=batch_size,
       trace=schedule.num_steps if trace is True else int(trace),

@@ -38,6 +38,7 @@ class Sampler:
     takes_steps: whether there are as many of those as one asks for.
     causal: whether it is for autoregressive models too.
     any_order: whether it is for models of any order too, of flat schedules or not.
+    in_order: whether it is for those alone.
   """
 
   make: Callable[[float, str], Stepper]
@@ -48,6 +49,7 @@ class Sampler:
   takes_steps: bool = True
   causal: bool = False
   any_order: bool = False
+  in_order: bool = False
 
   @property
   def rows(self) -> str:
@@ -56,9 +58,12 @@ class Sampler:
       return 'any'
     if not self.flat:
       return 'its own: one token a step'
-    return 'its own, of flat models' + (' and any order' if self.any_order else '')
+    if self.in_order:
+      return 'its own, of any-order models'
+    return 'its own, of flat models' + (' and any-order ones' if self.any_order else '')
 
 
+CACHES = ('auto', 'on', 'off')
 _MASKS = noise.Absorbing, noise.EpsilonHybrid
 _RATES = noise.Absorbing, noise.Uniform, noise.GammaHybrid
 _WRONG_TOKENS = noise.Uniform, noise.GammaHybrid, noise.EpsilonHybrid
@@ -89,13 +94,15 @@ TABLE = {
   'remdm_confidence': _remasking('confidence'),
   'remdm_loop': _remasking('loop', own_rows=hyperschedules.plateau, flat=True),
   **{
-    f'unmask_{score}': Sampler(
-      functools.partial(lambda score, eta, head: steppers.Ranked(score), score),
+    f'unmask_{score}' + in_order * '_in_order': Sampler(
+      functools.partial(lambda *kind, eta, head: steppers.Ranked(*kind), score, in_order),
       _MASKS,
       own_rows=hyperschedules.flat,
       flat=True,
       any_order=True,
+      in_order=in_order,
     )
+    for in_order in (False, True)
     for score in steppers.SCORES
   },
   'first_hitting': Sampler(
@@ -175,6 +182,8 @@ def make(
     wrong = 'this model predicts scores'
   elif method.is_any_order and not sampler.any_order:
     wrong = 'a model of any order draws each token once, in one step'
+  elif sampler.in_order and not method.is_any_order:
+    wrong = 'it keeps the order of a model of any order'
   elif method.own_chain and name != 'ancestral':
     wrong = "an ε-hybrid's own chain is followed by ancestral alone"
   elif revision and name != 'revision':
@@ -182,7 +191,7 @@ def make(
   if wrong:
     raise UserError(f'sampler {name}: {wrong}; what goes together:\n{table()}')
   try:
-    stepper = sampler.make(config.sampling.eta if eta is None else eta, head)
+    stepper = sampler.make(eta=config.sampling.eta if eta is None else eta, head=head)
   except ValueError as error:
     raise UserError(f'config.sampling: {error}') from error
   if isinstance(stepper, Revision):
@@ -262,6 +271,33 @@ def rows(
     return sampler.own_rows(length, steps or own)
   except ValueError as error:
     raise UserError(f'sampler {name}: {error}') from error
+
+
+def is_cacheable(method: Method, stepper: Stepper) -> bool:
+  """Returns whether tokens settle while it samples, and their keys stay what they are."""
+  if stepper.settles:
+    return stepper.keeps_order and method.denoise.rules.context != 'full'
+  return method.denoise.is_cacheable
+
+
+def choose_cache(method: Method, stepper: Stepper, cache: str) -> bool:
+  """Returns whether to sample with a key/value cache, given 'auto', 'on' or 'off'.
+
+  Raises:
+    UserError: another word, or 'on' where nothing can be cached.
+  """
+  if cache not in CACHES:
+    raise UserError(f'cache must be one of {", ".join(CACHES)}, got {cache!r}')
+  cacheable = is_cacheable(method, stepper)
+  if cache == 'on' and not cacheable:
+    why = (
+      f'{method.hyperschedule.name} has no settled tokens to cache while it generates'
+      if method.denoise.always_active or stepper.settles
+      else 'with config.denoiser.context=full settled tokens see those that settle later, so that '
+      'their keys change; supported: causal, block_causal'
+    )
+    raise UserError(f'--cache=on: {why}')
+  return cacheable and cache != 'off'
 
 
 def check(config: ConfigDict) -> None:

@@ -328,9 +328,10 @@ def test_objective_refuses(settings, message):
 # Generation by rank.
 
 
-def ranked_reference(denoise, canvas, given, uniforms, score, num_steps):
-  """The loop of `Ranked` in numpy, of one batch."""
-  canvas = canvas.copy()
+def ranked_reference(denoise, canvas, given, uniforms, score, num_steps, keeps_order):
+  """The loop of `Ranked` in numpy, of one batch; also returns log-probabilities and the order."""
+  canvas, settle_step = canvas.copy(), np.where(given, 1, num_steps + 2)
+  log_prob = np.zeros(canvas.shape)
   free = (~given).sum(axis=1)
   for s in range(num_steps):
     masked = (canvas == V) & ~given
@@ -340,7 +341,7 @@ def ranked_reference(denoise, canvas, given, uniforms, score, num_steps):
       jnp.asarray(canvas),
       sigma=jnp.zeros(canvas.shape),
       regions=jnp.asarray(regions),
-      settle_step=jnp.full(L, num_steps),
+      settle_step=jnp.asarray(settle_step) if keeps_order else jnp.full(L, num_steps),
     )
     law = worlds.softmax(np.asarray(logits, np.float64))
     scores = {
@@ -353,31 +354,75 @@ def ranked_reference(denoise, canvas, given, uniforms, score, num_steps):
       order = sorted(np.flatnonzero(masked[b]), key=lambda i: (-scores[b, i], i))
       for i in order[: int(masked[b].sum() - left[b])]:
         canvas[b, i] = np.searchsorted(np.cumsum(law[b, i]), uniforms[s][b, 1, i], side='right')
-  return canvas
+        log_prob[b, i], settle_step[b, i] = np.log(law[b, i, canvas[b, i]]), s + 2
+  return canvas, log_prob, settle_step
 
 
 @BOTH
+@pytest.mark.parametrize('keeps_order', [False, True], ids=['all', 'in order'])
 @pytest.mark.parametrize('score', ['random', 'confidence', 'entropy'])
-def test_the_surest_masks_are_revealed_as_many_at_every_step(alignment, score):
+def test_the_surest_masks_are_revealed_as_many_at_every_step(alignment, score, keeps_order):
   num_steps, n = 3, 60
   schedule = flat(L, num_steps)
   denoise = make(alignment, schedule)
   given = np.random.default_rng(0).random((n, L)) < 0.3
   tokens = texts(n)
-  stepper = Ranked(score)
-  result = run(
-    denoise, params(), noise.absorbing(V), stepper, schedule, tokens, given, keys_of(n), trace=9
-  )
+  stepper = Ranked(score, keeps_order)
+  arguments = denoise, params(), noise.absorbing(V), stepper, schedule, tokens, given
+  result = run(*arguments, keys_of(n), trace=9)
   draw = lambda key, s: jax.random.uniform(rng.stream(key, 'step', s), (2, L))  # noqa: E731
   uniforms = [np.asarray(jax.vmap(draw, (0, None))(keys_of(n), s)) for s in range(num_steps)]
   start = np.where(given, tokens, V)
-  expected = ranked_reference(denoise, start, given, uniforms, score, num_steps)
+  expected, log_prob, order = ranked_reference(
+    denoise, start, given, uniforms, score, num_steps, keeps_order
+  )
+  if keeps_order:  # the law that it draws from is the one that is measured
+    nats = order_nats(denoise, params(), jnp.asarray(expected), jnp.asarray(order))
+    np.testing.assert_allclose(np.asarray(nats)[~given], -log_prob[~given], atol=1e-4)
+    cached = run(*arguments, keys_of(n), use_cache=True)
+    same = (np.asarray(cached.tokens) == np.asarray(result.tokens)).all(axis=1)
+    assert same.mean() > 0.95  # ties of rounding, after which all is other
+    np.testing.assert_array_equal(cached.network_calls, result.network_calls)
   assert (np.asarray(result.tokens) == expected).mean() > 0.99  # ties of rounding
   np.testing.assert_array_equal(np.asarray(result.tokens)[given], np.asarray(tokens)[given])
   free = (~given).sum(axis=1)
   for s, canvas in enumerate(np.asarray(result.trace)):
     left = np.floor(free * (num_steps - s - 1) / num_steps + 1e-4)
     np.testing.assert_array_equal((canvas == V).sum(axis=1), left)
+
+
+@BOTH
+def test_kept_order_gives_the_same_logits_cached_and_uncached(alignment):
+  """Every example reveals its own positions, none at all at some steps."""
+  denoise, n, num_steps = make(alignment, flat(L, 3)), 6, 3
+  tokens, draw = texts(n), np.random.default_rng(1)
+  order = jnp.asarray(draw.integers(0, num_steps + 1, (n, L)), jnp.int32)
+  cache = denoise.empty_cache(n, L)
+  for step in range(num_steps):
+    is_mask = order > step
+    canvas, sigma = jnp.where(is_mask, V, tokens), jnp.where(is_mask, 1.0, 0.0)
+    settle_step = jnp.where(is_mask, num_steps + 1, order)
+    features, entries = denoise.extend(
+      params(),
+      cache,
+      canvas,
+      sigma=sigma,
+      window=jnp.arange(L),
+      step=step,
+      cached_step=step - 1,
+      settle_step=settle_step,
+      num_new=L + 1,
+    )
+    cache = cache.write(entries)
+    logits = denoise(
+      params(),
+      canvas,
+      sigma=sigma,
+      regions=is_mask.astype(jnp.int8),
+      settle_step=settle_step,
+    )
+    cached = denoise.project(params(), features)
+    np.testing.assert_allclose(cached[is_mask], logits[is_mask], atol=2e-5)
 
 
 def test_ranked_in_one_step_draws_everything_at_once():

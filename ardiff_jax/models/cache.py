@@ -18,7 +18,7 @@ class Entries(NamedTuple):
   """What to write into a cache.
 
   Attributes:
-    slots: int32[n], -1 for none.
+    slots: int32[n] or int32[B, n], -1 for none.
     keys: [N, B, n, K, E], of N layers.
     values: [N, B, n, K, E].
   """
@@ -56,16 +56,23 @@ class Cache:
     """M."""
     return self.keys.shape[3]
 
-  def no_entries(self, count: int) -> 'Entries':
-    """Returns entries of n = count slots that write nothing."""
+  def no_entries(self, count: int, each: bool = False) -> 'Entries':
+    """Returns entries of n = count slots, or of so many of `each` example, that write nothing."""
     layers, batch, heads, _, width = self.keys.shape
     zeros = jnp.zeros((layers, batch, count, heads, width), self.keys.dtype)
-    return Entries(jnp.full(count, -1), zeros, zeros)
+    return Entries(jnp.full((batch, count) if each else count, -1), zeros, zeros)
 
   def write(self, entries: 'Entries') -> 'Cache':
     """Returns the cache with other slots written."""
     slots = jnp.where(entries.slots < 0, self.num_slots, entries.slots)  # past the end: dropped
-    put = lambda old, new: nn.with_logical_constraint(  # noqa: E731
-      old.at[:, :, :, slots].set(new.swapaxes(2, 3), mode='drop'), _AXES
-    )
+
+    def put(old, new):
+      new = new.swapaxes(2, 3)
+      if slots.ndim == 1:
+        old = old.at[:, :, :, slots].set(new, mode='drop')
+      else:  # each example has its own
+        one = lambda old, new, slots: old.at[:, :, slots].set(new, mode='drop')  # noqa: E731
+        old = jax.vmap(one, (1, 1, 0), 1)(old, new, slots)
+      return nn.with_logical_constraint(old, _AXES)
+
     return Cache(put(self.keys, entries.keys), put(self.values, entries.values))

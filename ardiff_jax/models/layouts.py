@@ -82,7 +82,7 @@ class Layout(NamedTuple):
 
 
 class _Slots(NamedTuple):
-  """Tokens int32[B, M], settle step int32[M], document int32[B, M] or None."""
+  """Tokens int32[B, M], settle step int32[M] or int32[B, M], document int32[B, M] or None."""
 
   tokens: jax.Array
   settle_step: jax.Array
@@ -128,7 +128,7 @@ def one_row(
     canvas: int32[B, L] in 0..V.
     sigma: float32[B, L].
     regions: int8[L] or int8[B, L].
-    settle_step: int32[L].
+    settle_step: int32[L]; with window none, also int32[B, L].
     always_active: whether every position is active, so that there is no context, static.
     anneal: a window between causal and full, where every position is active; None for the rule's.
   """
@@ -164,7 +164,7 @@ def one_row(
     mask = masks.fix(
       masks.from_regions(
         regions,
-        slots.settle_step[:num_rows],
+        slots.settle_step[..., :num_rows],
         context=rules.context,
         sight=rules.sight,
         segments=segments,
@@ -326,7 +326,7 @@ def cached(
   num_new: int,
 ) -> tuple[Layout, jax.Array]:
   """Returns rows that show the window at one row of the hyperschedule and then new context, and
-  the slots of the latter, int32[num_new], -1 for none.
+  the slots of the latter, int32[num_new] or int32[B, num_new], -1 for none.
 
   Args:
     rules: what rows show and see.
@@ -335,53 +335,65 @@ def cached(
     window: int32[W], active positions, ascending, without gaps when shifted, then -1.
     step: int32[], row of the hyperschedule.
     cached_step: int32[], row at which all settled slots are cached; -1 for none.
-    settle_step: int32[L].
+    settle_step: int32[L]; with window none, also int32[B, L].
     num_new: at least as many as have settled since `cached_step`, static.
   """
   slots = _Slots.of(rules, canvas, settle_step)
   is_new = (slots.settle_step > cached_step) & (slots.settle_step <= step)
-  (new,) = jnp.nonzero(is_new, size=num_new, fill_value=-1)
-  num_settled = (jnp.asarray(settle_step) <= step).sum(dtype=jnp.int32)
+  new = _where(is_new, num_new)
+  num_settled = (jnp.asarray(settle_step) <= step).sum(axis=-1, keepdims=True, dtype=jnp.int32)
   active, shown, alone = window >= 0, window, rules.window == 'none'
   if rules.repeats_head:
     active, shown = _prepend(active, True), jnp.append(window, -1)
     shown = jnp.where(active & (shown < 0), jnp.roll(shown, 1) + 1, shown)
   shown, kept = jnp.maximum(shown, 0), jnp.maximum(new, 0)
-  rows = jnp.concatenate([shown, kept])
-  is_clean = jnp.arange(len(rows)) >= len(shown)
+  rows = jnp.concatenate([jnp.broadcast_to(shown, (*kept.shape[:-1], len(shown))), kept], axis=-1)
+  is_clean = jnp.arange(rows.shape[-1]) >= len(shown)
   if rules.shifted and not alone:
     is_clean = is_clean.at[0].set(True)
   rank = masks.settling_rank(slots.settle_step)
   reach = masks.context_reach(slots.settle_step, rules.context)
-  batch = canvas.shape[0]
-  wide = lambda x: jnp.broadcast_to(x, (batch, *x.shape))  # noqa: E731
+  batch, num_slots = slots.tokens.shape
+  wide = lambda x, count: jnp.broadcast_to(x, (batch, count))  # noqa: E731
   segment = None
   if slots.segment is not None:
     own = slots.segment_after(jnp.broadcast_to(num_settled, (batch, len(shown))))
-    segment = jnp.concatenate([own, slots.segment[:, kept]], axis=1)
+    segment = jnp.concatenate([own, _at(slots.segment, kept)], axis=1)
 
   def of_rows(of_window, of_new, of_dead):
-    of_window, of_new = jnp.where(active, of_window, of_dead), jnp.where(new < 0, of_dead, of_new)
-    return wide(jnp.concatenate([of_window, of_new]))
+    of_window = jnp.where(active[None], wide(of_window, len(shown)), of_dead)
+    of_new = jnp.where(wide(new < 0, num_new), of_dead, wide(of_new, num_new))
+    return jnp.concatenate([of_window, of_new], axis=1)
 
   mask = AttentionMask(
-    rank=of_rows(masks.NEVER, rank[kept], masks.NEVER),
+    rank=of_rows(masks.NEVER, _at(rank, kept), masks.NEVER),
     # shifted, BOS is one more, and h one less, but where it is no window row
-    reach=of_rows(num_settled - 1 + (rules.shifted and alone), reach[kept], -1),
+    reach=of_rows(num_settled - 1 + (rules.shifted and alone), _at(reach, kept), -1),
     tile=of_rows(-1 if alone else 0, -1, -1),
-    position=wide(rows),
+    position=wide(rows, rows.shape[-1]),
     segment=segment,
     cached=Keys(
-      rank=wide(jnp.where(slots.settle_step <= cached_step, rank, masks.NEVER)),
+      rank=wide(jnp.where(slots.settle_step <= cached_step, rank, masks.NEVER), num_slots),
       tile=None,
-      position=wide(jnp.arange(len(rank))),
+      position=wide(jnp.arange(num_slots), num_slots),
       segment=slots.segment,
     ),
     sight=rules.sight,
     num_unseen=len(window) if alone else 0,
   )
-  sigma = jnp.where(is_clean[None], 0.0, slot_values(rules, sigma, 0.0)[:, rows])
-  return Layout(slots.tokens[:, rows], sigma, rows, mask, len(window)), new
+  sigma = jnp.where(is_clean[None], 0.0, _at(slot_values(rules, sigma, 0.0), rows))
+  return Layout(_at(slots.tokens, rows), sigma, rows, mask, len(window)), new
+
+
+def _where(chosen: jax.Array, size: int) -> jax.Array:
+  """int32[..., size], where bool[..., M] is True, then -1."""
+  first = lambda x: jnp.nonzero(x, size=size, fill_value=-1)[0]  # noqa: E731
+  return jnp.vectorize(first, signature='(m)->(n)')(chosen)
+
+
+def _at(values: jax.Array, slots: jax.Array) -> jax.Array:
+  """Values [..., M] at slots int32[n], or each example's at its own, int32[B, n]."""
+  return values[..., slots] if slots.ndim == 1 else jnp.take_along_axis(values, slots, axis=-1)
 
 
 def _prepend(x: jax.Array, value: float) -> jax.Array:

@@ -115,7 +115,7 @@ def generate(
       calls are made, and all that follows it is set to it. Needs a schedule from left to right.
       None to fill the canvas. Static.
     use_cache: whether keys and values of settled tokens are computed once, static; needs a
-      denoiser that `is_cacheable`.
+      denoiser that `is_cacheable`, or a stepper that keeps the order.
     trace: how many canvases to return, at most S, evenly spread over the steps; 0 for none, static.
   """
   loop = _Loop(denoise, params, process, stepper, hyperschedule, given, keys, controls, use_cache)
@@ -147,7 +147,9 @@ class _Loop:
     self.schedule, self.given, self.keys = hyperschedule, given, keys
     self.controls, self.use_cache = controls, use_cache
     self.levels = jnp.asarray(hyperschedule.levels)
-    self.settle_step = jnp.asarray(hyperschedule.settle_step)
+    self.group_size = hyperschedule.group_size  # the most positions that settle at a step
+    if stepper.keeps_order:
+      self.group_size = -(-hyperschedule.length // hyperschedule.num_steps)
     self.plan = stepper.plan(keys, given)
     steps = jnp.arange(hyperschedule.num_steps)
     moving = jnp.asarray(hyperschedule.regions(steps) == Region.ACTIVE)
@@ -165,10 +167,10 @@ class _Loop:
     kept_S = jnp.zeros_like(calls_S)  # rows to call for the cache alone
     first = jnp.zeros((), int)
     if self.use_cache:
-      settles_S = (self._slot_steps()[None] == steps[:, None]).any(axis=1)
+      settles_S = self._settles(steps)
       first, last = jnp.argmax(calls_S), jnp.max(jnp.where(calls_S, steps, -1))
       # The context of a prompt is computed in one call, that of the first step that moves anything.
-      prompted = (first > 0) & calls_S[first]
+      prompted = ((first > 0) | self.stepper.keeps_order) & calls_S[first]
       state = state._replace(cache=self.denoise.empty_cache(self._shown(blank).shape[0], length))
       state, prompt_notes = jax.lax.cond(
         prompted, lambda state: self._read_prompt(state, first), self._skip_prompt, state
@@ -228,8 +230,9 @@ class _Loop:
         row = row._replace(may_move=row.may_move & ~resting)
         info = info._replace(movable=row.may_move)
       call = row.may_move.any()
-    group = self.schedule.group_size
-    nothing = state.cache.no_entries(group) if self.use_cache else None
+    nothing = None
+    if self.use_cache:
+      nothing = state.cache.no_entries(self.group_size, each=self.stepper.keeps_order)
     still = Moved(info.canvas, info.memory, self.stepper.notes(len(info.canvas)))
 
     def looking(num_new):
@@ -242,7 +245,7 @@ class _Loop:
     branches = [lambda *_: (still, nothing), looking(0)]
     branch = call.astype(jnp.int32)
     if self.use_cache:
-      branches.append(looking(group))
+      branches.append(looking(self.group_size))
       branch = jnp.where(keep, 2, branch)
     moved, entries = jax.lax.switch(branch, branches, state, info, decision)
     new = self._settle(state, row, info, decision, step, moved)
@@ -335,7 +338,16 @@ class _Loop:
   def _look(self, state, row, step, cached_step, num_new):
     """Runs the blocks over the canvas as it is, and with guidance over one without the prompt."""
     canvas = self._shown(state.canvas)
-    sigma = jnp.concatenate([row.sigma] * (len(canvas) // len(state.canvas)))
+    sigma, revealed = (
+      jnp.concatenate([x] * (len(canvas) // len(state.canvas)))
+      for x in (jnp.broadcast_to(row.sigma, state.canvas.shape), state.reveal_step)
+    )
+    settle_step = jnp.asarray(self.schedule.settle_step)
+    if self.stepper.keeps_order:
+      is_mask = canvas == self.process.mask_id
+      settle_step = jnp.where(is_mask, self.schedule.num_steps + 2, revealed + 2)  # BOS before all
+      step, cached_step = step + 1, cached_step + (cached_step >= 0)
+      sigma = jnp.where(is_mask, sigma, 0.0)
     if self.use_cache:
       return self.denoise.extend(
         self.params,
@@ -345,7 +357,7 @@ class _Loop:
         window=row.window,
         step=step,
         cached_step=cached_step,
-        settle_step=self.settle_step,
+        settle_step=settle_step,
         num_new=num_new,
       )
     features = self.denoise.features(
@@ -353,7 +365,7 @@ class _Loop:
       canvas,
       sigma=sigma,
       regions=self._regions(canvas, step),
-      settle_step=self.settle_step,
+      settle_step=settle_step,
       outputs=row.place,
     )
     return features, None
@@ -391,8 +403,12 @@ class _Loop:
     none = jnp.zeros((self.process.vocab_size + 1,), bool)
     return jax.vmap(lambda x: none.at[x].set(True))(tokens)[:, :-1]
 
-  def _slot_steps(self):
-    return slot_values(self.denoise.rules, self.settle_step, 0)
+  def _settles(self, steps):
+    """bool[S], rows at which slots may settle."""
+    if self.stepper.keeps_order:
+      return steps > 0
+    slots = slot_values(self.denoise.rules, jnp.asarray(self.schedule.settle_step), 0)
+    return (slots[None] == steps[:, None]).any(axis=1)
 
 
 def _draw_some(

@@ -113,12 +113,15 @@ class Stepper:
   Attributes:
     corrects: whether tokens move at rows at which their level stands still.
     settles: whether a position is settled as soon as it is no mask, whatever the row says.
+    keeps_order: whether what is settled sees what settled no later, of which the keys never change,
+      instead of everything that is settled; of steppers that settle.
     told_time: the time a network that knows noise levels is told of active positions; None for
       that of the row.
   """
 
   corrects = False
   settles = False
+  keeps_order = False
   told_time: float | jax.Array | None = None
 
   def memory(self, shape: tuple[int, int]) -> Any:
@@ -319,9 +322,12 @@ class Ranked(Stepper):
   Attributes:
     score: what is revealed first: where the greatest probability is highest ('confidence'), where
       the entropy is lowest ('entropy'), or any ('random').
+    keeps_order: whether revealed tokens see those revealed no later, which makes the law of a text
+      that of a model of any order in the order it was revealed in, and its keys fit for a cache.
   """
 
   score: str
+  keeps_order: bool = False
   settles = True
 
   def __post_init__(self):
@@ -342,7 +348,8 @@ class Ranked(Stepper):
     first = jnp.argsort(jnp.where(masked, -score, jnp.inf), axis=1, stable=True)
     place = jnp.argsort(first, axis=1)
     at_start = step.movable.sum(axis=1, keepdims=True)
-    left = jnp.floor(at_start * step.s[:, :1] + 1e-4)  # of 10, 0.3 is 3
+    level = jnp.round(step.s[:, :1] * step.num_visits).astype(int)
+    left = at_start * level // step.num_visits.astype(int)
     count = masked.sum(axis=1, keepdims=True) - left
     return Moved(jnp.where(place < count, inverse_cdf(log_law, step.uniform), step.canvas))
 
