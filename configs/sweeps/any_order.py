@@ -5,15 +5,12 @@
 
 Autoregression; A3 in stages and with the last stage alone; a diffusion model adapted from an
 autoregressive one, with a window that opens or is open at once, and without the shift; and an MDLM
-from scratch. All see as many tokens.
+from scratch. All see as many tokens; `--sweep=configs/sweeps/any_order.py:600` trains for 600
+updates instead of 1,200.
 """
 
 from ml_collections import ConfigDict
 
-_STEPS = 1200
-_HALF = _STEPS // 2
-_LAST_STAGE = {'objective': {'stages': ((0, 4, 1.0),)}}
-_OPEN = {'objective': {'causal_steps': _HALF, 'anneal_steps': 0}}
 _ORDERS = (
   'autoregressive',
   'shuffled,width=1,seed=0',
@@ -36,24 +33,29 @@ _METHODS = {
 }
 
 
-def get_config() -> ConfigDict:
+def get_config(updates: str = '1200') -> ConfigDict:
+  if not updates.isdecimal() or int(updates) < 12:
+    raise ValueError(f'after the colon must be a number of updates from 12 up, got {updates!r}')
+  updates = int(updates)
+  half, third = updates // 2, updates // 3
+  stages = (0, 1, 0.0), (third, 4, 0.0), (2 * third, 4, 1.0)
   c = ConfigDict()
   c.seeds = (0, 1)
   c.choices = ()  # files of multiple choices
   c.common = ConfigDict({'data': {'source': 'builtin', 'valid_source': ''}})
 
   c.models = ConfigDict()
-  c.models.judge = _model('ar', {'train': {'steps': _STEPS}, 'seed': 7}, per_seed=False)
-  shared = {'tokenizer': {'path': '@judge/tokenizer.model'}, 'train': {'steps': _STEPS}}
-  half = {'tokenizer': {'path': '@judge/tokenizer.model'}, 'train': {'steps': _HALF}}
-  c.models.ar = _model('ar', shared)
-  c.models['ar half'] = _model('ar', half)
-  c.models.a3 = _model('a3', shared)
-  c.models['a3 last'] = _model('a3', {**shared, **_LAST_STAGE})
-  c.models.adapted = _model('adapt', shared)
-  c.models['adapted open'] = _model('adapt', {**shared, **_OPEN})
-  c.models['adapted aligned'] = _model('mdlm', {**half, 'init_from': '@ar half'})
-  c.models.mdlm = _model('mdlm', shared)
+  c.models.judge = _model('ar', updates, {'seed': 7}, per_seed=False)
+  shared = {'tokenizer': {'path': '@judge/tokenizer.model'}}
+  c.models.ar = _model('ar', updates, shared)
+  c.models['ar half'] = _model('ar', half, shared)
+  for name, values in (('a3', stages), ('a3 last', ((0, 4, 1.0),))):
+    c.models[name] = _model('a3', updates, {**shared, 'objective': {'stages': values}})
+  for name, values in (('adapted', half // 2), ('adapted open', 0)):
+    objective = {'causal_steps': half, 'anneal_steps': values}
+    c.models[name] = _model('adapt', updates, {**shared, 'objective': objective})
+  c.models['adapted aligned'] = _model('mdlm', half, {**shared, 'init_from': '@ar half'})
+  c.models.mdlm = _model('mdlm', updates, shared)
 
   c.runs = ConfigDict()
   for title, (model, sampling) in _METHODS.items():
@@ -75,6 +77,10 @@ def get_config() -> ConfigDict:
     c.runs[f'{title}, choices'] = ConfigDict(
       dict(run, task='choices', group='choices', grid=choices)
     )
+  for sampler in ('unmask_random', 'unmask_entropy', 'unmask_confidence_in_order'):
+    run = dict(task='generation', group='generation', model='a3', title=f'A3, {sampler}')
+    run |= dict(num_texts=64, judge='judge', sampling={'sampler': sampler})
+    c.runs[run['title']] = ConfigDict(dict(run, grid={'steps': (8, 32, 128)}))
   for width in (1, 2, 4, 8):
     run = dict(task='generation', group='A3, a group a step', model='a3', title='A3')
     run |= dict(num_texts=64, judge='judge', sampling={'sampler': 'ancestral'})
@@ -85,11 +91,11 @@ def get_config() -> ConfigDict:
   return c
 
 
-def _model(config: str, override: dict, per_seed: bool = True) -> ConfigDict:
+def _model(config: str, updates: int, override: dict, per_seed: bool = True) -> ConfigDict:
   return ConfigDict(
     {
       'config': f'configs/{config}.py:tiny',
-      'override': override,
+      'override': {**override, 'train': {'steps': updates}},
       'per_seed': per_seed,
       'workdir': '',
     }
