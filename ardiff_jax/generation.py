@@ -18,8 +18,10 @@ from ardiff_jax import rng
 from ardiff_jax.data.tokenizers import Tokenizer
 from ardiff_jax.errors import UserError
 from ardiff_jax.method import Method
+from ardiff_jax.noise import Process
 from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.loop import generate, trace_steps
+from ardiff_jax.sampling.margin import Margin
 from ardiff_jax.sampling.revision import Memory
 from ardiff_jax.sampling.steppers import Stepper
 
@@ -178,6 +180,54 @@ def with_draft(canvases: Canvases, draft: np.ndarray, vocab_size: int) -> Canvas
   if draft.min() < 0 or draft.max() > vocab_size:
     raise UserError(f'draft must hold ids of 0..{vocab_size}, the last being the mask')
   return dataclasses.replace(canvases, draft=np.broadcast_to(draft.astype(np.int32), shape))
+
+
+def noised(
+  process: Process, drafts: np.ndarray, given: np.ndarray, time: float, seeds: Sequence[int]
+) -> np.ndarray:
+  """Returns int32[N, L], drafts noised up to a time, but where bool[N, L] `given`."""
+  keys = _keys(np.asarray(seeds, np.uint32), np.zeros(len(seeds), np.uint32), purpose='noise')
+  noisy = jax.vmap(process.sample, (0, 0, None))(keys, drafts, jax.numpy.float32(time))
+  return np.where(given, drafts, noisy).astype(np.int32)
+
+
+def margins(
+  method: Method,
+  params: dict,
+  mesh: Mesh,
+  canvas: np.ndarray,
+  given: np.ndarray,
+  new: np.ndarray,
+  old: np.ndarray,
+  level: float,
+) -> np.ndarray:
+  """Returns float32[N, L], log q[new] - log q[old] where not `given`, else 0; see `Margin`.
+
+  Args:
+    method: on rows that show each position once.
+    params: of its network, placed on the mesh.
+    mesh: devices.
+    canvas: int32[N, L], what is shown.
+    given: bool[N, L].
+    new, old: int32[N, L].
+    level: see `Margin`.
+  """
+  keys = _keys(*np.zeros((2, len(canvas)), np.uint32), purpose='margin')
+  with mesh_lib.use(mesh):
+    canvas, given, new, old, keys = mesh_lib.place_whole(mesh, (canvas, given, new, old, keys))
+    result = _generate(
+      method.denoise,
+      params,
+      method.generation_process,
+      Margin(new, old, level),
+      mesh_lib.repeat(mesh, method.hyperschedule),
+      canvas,
+      given,
+      keys,
+      draft=canvas,
+      use_cache=method.denoise.is_cacheable,
+    )
+  return np.asarray(jax.device_get(result.memory))
 
 
 def generate_texts(

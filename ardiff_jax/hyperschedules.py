@@ -55,7 +55,7 @@ class Hyperschedule:
 
   Attributes:
     levels: int32[S+1, L] in 0..T.
-    num_levels: T; the time of a level is level / T.
+    num_levels: T; the time of a level is last_time · level / T.
     name: how it was made, e.g. "block(length=16, width=4, num_levels=8)".
     always_active: whether every position is active at every step, so that no row of the network
       ever needs hiding from another.
@@ -66,6 +66,7 @@ class Hyperschedule:
     tiling: 'block', 'slide' or 'hybrid', whose windows at some rows tile the sequence; '' for the
       others.
     width: w of those; 0 for the others.
+    last_time: that of level T: 1, or less where a draft is noised no further than that.
   """
 
   levels: np.ndarray | jax.Array
@@ -77,6 +78,7 @@ class Hyperschedule:
   group_size: int = dataclasses.field(metadata={'static': True})
   tiling: str = dataclasses.field(default='', metadata={'static': True})
   width: int = dataclasses.field(default=0, metadata={'static': True})
+  last_time: float | jax.Array = 1.0
 
   @property
   def num_steps(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ardiff_jax import compiled, generation, samplers, workdir
+from ardiff_jax import compiled, generation, refinement, samplers, workdir
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
 from ardiff_jax.data import pipeline
@@ -22,6 +22,7 @@ from ardiff_jax.evaluation.likelihood import Likelihood
 from ardiff_jax.generation import Canvases, Sample
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
+from ardiff_jax.refinement import Refined
 from ardiff_jax.report import traces
 from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.training.checkpointing import restore_ema
@@ -199,6 +200,57 @@ class Model:
       batch_size=batch_size,
       trace=schedule.num_steps if trace is True else int(trace),
       report=report,
+    )
+
+  def refine(
+    self,
+    draft: str | Sequence[str],
+    *,
+    prompt: str = '',
+    guidance: str = '',
+    refiner: str = 'token',
+    strength: float = 0.4,
+    budget: float | None = None,
+    keep: Sequence[np.ndarray] | None = None,
+    judge: 'Model | None' = None,
+    seed: int = 0,
+    **sampling: Any,
+  ) -> list[Refined]:
+    """Edits drafts in place, of whatever origin: what comes later can mend what came before.
+
+    Refiner 'token' noises the draft to time `strength` with the model's own noise and samples from
+    there; 'gate' is sampler revision, which overwrites only what is doubted at least 1 - strength.
+    At strength 0 nothing changes. A draft that is too long is refused, none is cut. Every new
+    length of prompt and draft compiles once.
+
+    Args:
+      draft: one, or several.
+      prompt: what the drafts continue.
+      guidance: text in front of the prompt, as a document of its own.
+      refiner: one of `refinement.REFINERS`.
+      strength: in [0, 1].
+      budget: share of a draft's tokens that may change: over it, only the edits stand that the
+        model prefers most to what was there, both hidden; None for no limit.
+      keep: for each draft, bool of its tokens, which never change; None for none.
+      judge: a model of the same tokenizer, to measure drafts and refinements.
+      seed: of all draws; a draft's do not depend on those beside it, but on its number.
+      **sampling: of `sample`: sampler, steps, revision, temperature, own_chain, top_k, ...
+
+    Raises:
+      UserError: an empty draft, one that does not fit, or a value out of range.
+    """
+    return refinement.refine(
+      self,
+      [draft] if isinstance(draft, str) else list(draft),
+      prompt=prompt,
+      guidance=guidance,
+      refiner=refiner,
+      strength=strength,
+      budget=budget,
+      keep=keep,
+      judge=judge,
+      seed=seed,
+      **sampling,
     )
 
   def animation(self, sample: Sample) -> str:

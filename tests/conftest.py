@@ -64,3 +64,39 @@ def small_config(name: str, source: pathlib.Path, **train):
   config.eval.update(batch_size=8, num_samples=2, train_sequences=16)
   config.sampling.steps = 8
   return config
+
+
+class Runs:
+  """Runs of two steps of each config, trained when first asked for."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder, self._loaded = folder, {}
+    self._text = folder / 'sums.txt'
+    self._text.write_text(
+      ''.join(f'{i} plus {j} is {i + j}.\n' for i in range(20) for j in range(20))
+    )
+
+  def __call__(self, name: str):
+    """Returns the model of configs/NAME.py."""
+    if name not in self._loaded:
+      import ardiff_jax
+      from ardiff_jax.training.loop import train
+
+      config = small_config(name, self._text, steps=2)
+      if name == 'bd3lm':
+        config.hyperschedule.update(width=8, num_levels=4)
+      if name == 'gate':
+        config.init_from = str(self.directory('epsilon_hybrid'))
+      train(config, self._folder / name)
+      self._loaded[name] = ardiff_jax.load(self._folder / name)
+    return self._loaded[name]
+
+  def directory(self, name: str) -> pathlib.Path:
+    """Returns its work directory."""
+    self(name)
+    return self._folder / name
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory) -> Runs:
+  return Runs(tmp_path_factory.mktemp('models'))

@@ -1,18 +1,16 @@
 """The commands as a user meets them: every config end to end, kills, mistakes."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 from conftest import ROOT
 
 import ardiff_jax
+from tests.commands import ENV, command, records, refuse, run, succeed
 
-ENV = os.environ | {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
 SMALL = [
   '--config.tokenizer.kind=byte',
   '--config.data.length=32',
@@ -25,27 +23,6 @@ SMALL = [
   '--config.eval.train_sequences=8',
   '--config.eval.batch_size=8',
 ]
-
-
-def command(name, *arguments):
-  return [sys.executable, '-m', f'ardiff_jax.{name}', *map(str, arguments)]
-
-
-def run(name, *arguments, **kwargs):
-  return subprocess.run(
-    command(name, *arguments), cwd=ROOT, env=ENV, capture_output=True, text=True, **kwargs
-  )
-
-
-def succeed(name, *arguments):
-  result = run(name, *arguments)
-  assert result.returncode == 0, result.stderr
-  assert 'Traceback' not in result.stderr
-  return result
-
-
-def records(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def losses(workdir):
@@ -229,10 +206,7 @@ def test_a_full_disk_is_said_plainly_and_costs_nothing_saved(text_file, tmp_path
   ],
 )
 def test_mistakes_end_with_status_2_and_a_plain_line(arguments, message):
-  result = run(*arguments)
-  assert result.returncode == 2
-  assert message in result.stderr and result.stderr.startswith('error: ')
-  assert len(result.stderr.splitlines()) <= 2 and result.stdout == ''
+  assert message in refuse(*arguments).stderr
 
 
 @pytest.mark.slow

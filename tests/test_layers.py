@@ -14,9 +14,10 @@ LAYERS = [
   {'bounds', 'method', 'plots'},
   {'evaluation', 'report', 'figures', 'samplers'},
   {'training', 'generation'},
+  {'refinement'},
   {'model', 'bench', 'checkpoints'},
   {'ablation'},
-  {'ablate', 'train', 'evaluate', 'sample', 'compare'},
+  {'ablate', 'train', 'evaluate', 'sample', 'refine', 'compare'},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

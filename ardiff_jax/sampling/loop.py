@@ -258,7 +258,8 @@ class _Loop:
     size = self.schedule.window_size
     (window,) = jnp.nonzero(regions_L == Region.ACTIVE, size=size, fill_value=-1)
     place = jnp.maximum(window, 0)
-    t_L, s_L = (self.levels[step + i] / self.schedule.num_levels for i in (0, 1))
+    time_SxL = self.levels / self.schedule.num_levels * self.schedule.last_time
+    t_L, s_L = time_SxL[step], time_SxL[step + 1]
     told_L, told = t_L, self.stepper.told_time
     if told is not None:
       told_L = jnp.where(regions_L == Region.ACTIVE, told, t_L)

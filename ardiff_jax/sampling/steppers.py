@@ -348,8 +348,8 @@ class Ranked(Stepper):
     first = jnp.argsort(jnp.where(masked, -score, jnp.inf), axis=1, stable=True)
     place = jnp.argsort(first, axis=1)
     at_start = step.movable.sum(axis=1, keepdims=True)
-    level = jnp.round(step.s[:, :1] * step.num_visits).astype(int)
-    left = at_start * level // step.num_visits.astype(int)
+    visits = step.num_visits.astype(int)
+    left = at_start * (visits - step.visit[:, :1].astype(int)) // visits
     count = masked.sum(axis=1, keepdims=True) - left
     return Moved(jnp.where(place < count, inverse_cdf(log_law, step.uniform), step.canvas))
 

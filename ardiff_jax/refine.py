@@ -1,0 +1,94 @@
+"""Refines a draft with a trained diffusion model.
+
+  python -m ardiff_jax.refine --workdir=DIR --draft=TEXT_OR_@FILE [--prompt=TEXT] [--guidance=TEXT]
+    [--refiner=token|gate] [--strength=0.4] [--budget=0.2] [--sampler=acs] [--steps=64]
+    [--temperature=1.0] [--judge=DIR] [--seed=0] [--out=FILE.jsonl]
+
+Prints the refined text and nothing else; what changed, word by word, goes to standard error, and a
+line per draft to DIR/refined.jsonl, or to --out.
+"""
+
+import dataclasses
+import pathlib
+import sys
+
+from absl import flags
+
+from ardiff_jax import cli, workdir
+from ardiff_jax.errors import UserError
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
+_DRAFT = flags.DEFINE_string('draft', None, 'Text to refine, or @FILE that holds it.')
+_PROMPT = flags.DEFINE_string('prompt', '', 'What the draft continues.')
+_GUIDANCE = flags.DEFINE_string('guidance', '', 'Text in front of the prompt.')
+_REFINER = flags.DEFINE_string('refiner', 'token', 'How: token or gate.')
+_STRENGTH = flags.DEFINE_float('strength', 0.4, '0 leaves the draft as it is, 1 writes it anew.')
+_BUDGET = flags.DEFINE_float('budget', None, 'Share of the tokens that may change; all by default.')
+_SAMPLER = flags.DEFINE_string('sampler', None, "Of refiner token; the config's by default.")
+_STEPS = flags.DEFINE_integer('steps', None, 'Noise levels from 1 to 0; looks of gate.', 1)
+_TEMPERATURE = flags.DEFINE_float('temperature', None, 'Divides the logits.', lower_bound=0.0)
+_JUDGE = flags.DEFINE_string('judge', None, 'Directory of a model that measures both texts.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of all random draws.', lower_bound=0)
+_OUT = flags.DEFINE_string('out', None, 'JSON-lines file instead of DIR/refined.jsonl.')
+
+
+def main() -> None:
+  directory = cli.read_workdir(_WORKDIR)
+  draft = _read(_DRAFT.value)
+  out = pathlib.Path(_OUT.value) if _OUT.value else directory / 'refined.jsonl'
+  if not out.absolute().parent.is_dir():
+    raise UserError(f'--out={out}: there is no folder {out.parent}')
+
+  import ardiff_jax
+  from ardiff_jax import refinement
+
+  model = ardiff_jax.load(directory)
+  judge = ardiff_jax.load(_JUDGE.value) if _JUDGE.value else None
+  (refined,) = model.refine(
+    draft,
+    prompt=_PROMPT.value,
+    guidance=_GUIDANCE.value,
+    refiner=_REFINER.value,
+    strength=_STRENGTH.value,
+    budget=_BUDGET.value,
+    judge=judge,
+    seed=_SEED.value,
+    sampler=_SAMPLER.value,
+    steps=_STEPS.value,
+    temperature=_TEMPERATURE.value,
+  )
+  given = {'prompt': _PROMPT.value, 'guidance': _GUIDANCE.value, 'step': model.step}
+  workdir.append(out, [dataclasses.asdict(refined) | given])
+  print(refined.text)
+  print(refinement.marked(refined.draft, refined.text), file=sys.stderr)
+  judged = (
+    ''
+    if judge is None
+    else (f'{refined.draft_nats:.3f} -> {refined.nats:.3f} nats/token under the judge, ')
+  )
+  print(
+    f'{100 * refined.changed:.1f} % of the tokens changed, {judged}{refined.network_calls} network '
+    f'calls, {refined.seconds:.1f} s with compilation',
+    file=sys.stderr,
+  )
+
+
+def _read(draft: str | None) -> str:
+  """--draft, or what stands in the file that it names."""
+  if draft is None:
+    raise UserError(
+      "--draft is missing: a text, or @FILE that holds one, as in --draft='A cat sat'"
+    )
+  if not draft.startswith('@'):
+    return draft
+  path = pathlib.Path(draft[1:]).expanduser()
+  if not path.is_file():
+    raise UserError(f'--draft={draft}: there is no file {path}')
+  try:
+    return path.read_text(encoding='utf-8').removesuffix('\n')
+  except UnicodeDecodeError as error:
+    raise UserError(f'--draft={draft}: {path} is not UTF-8 text: {error}') from None
+
+
+if __name__ == '__main__':
+  cli.run(main)

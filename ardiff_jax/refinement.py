@@ -1,0 +1,290 @@
+"""Refining drafts: what a refinement gives, how far it has drifted, and how it is bounded.
+
+A draft stands on a canvas behind what it is to follow,
+
+  guidance, end of document, prompt, draft
+
+and only the draft is rewritten. Without guidance the canvas is that of the prompt and the draft.
+
+Shapes: N drafts, L length.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from ardiff_jax import generation, samplers
+from ardiff_jax import method as method_lib
+from ardiff_jax.data.tokenizers import Tokenizer
+from ardiff_jax.errors import UserError
+
+REFINERS = ('token', 'gate')
+
+_WORDS = re.compile(r'\s+|\w+|[^\w\s]')
+
+
+@dataclasses.dataclass(frozen=True)
+class Refined:
+  """One refined draft.
+
+  Attributes:
+    text: refined; the draft itself, to the byte, if no token changed.
+    draft: as it was.
+    token_ids: of the text.
+    draft_ids: of the draft, as many.
+    refiner: one of REFINERS.
+    strength: in [0, 1].
+    seed: of the call.
+    changed: share of the tokens that are others than the draft's.
+    edit_distance: insertions, deletions and replacements of tokens, over the longer text's tokens.
+    reverted: edits that were taken back, being over the budget.
+    network_calls: for all drafts of one length together.
+    seconds: wall time of those, compilation included.
+    nats: per token, under the judge, given the prompt; None without a judge.
+    draft_nats: likewise, of the draft.
+  """
+
+  text: str
+  draft: str
+  token_ids: list[int]
+  draft_ids: list[int]
+  refiner: str
+  strength: float
+  seed: int
+  changed: float
+  edit_distance: float
+  reverted: int
+  network_calls: int
+  seconds: float
+  nats: float | None = None
+  draft_nats: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+  """One draft behind what it follows: ids int32[L], and bool[L], what of it may change."""
+
+  tokens: np.ndarray
+  free: np.ndarray
+  start: int
+
+  @property
+  def draft(self) -> np.ndarray:
+    """int32[n], the part that is the draft."""
+    return self.tokens[self.start :]
+
+
+def canvas(tokenizer: Tokenizer, draft: str, prompt: str, guidance: str, longest: int) -> Canvas:
+  """Returns the canvas of a draft.
+
+  Raises:
+    UserError: the draft is empty, or it all is longer than `longest` tokens.
+  """
+  ids = tokenizer.encode(draft) if draft else []
+  if not len(ids):
+    raise UserError('the draft is empty: there is nothing to refine')
+  before = list(tokenizer.encode(prompt)) if prompt else []
+  if guidance:
+    before = [*tokenizer.encode(guidance), tokenizer.eos_id, *before]
+  if len(before) + len(ids) > longest:
+    raise UserError(
+      f'a draft of {len(ids)} tokens behind {len(before)} of guidance and prompt is longer than '
+      f"the model's {longest}: shorten it, or refine it in parts"
+    )
+  tokens = np.array([*before, *ids], np.int32)
+  return Canvas(tokens, np.arange(len(tokens)) >= len(before), len(before))
+
+
+def within_budget(
+  draft: np.ndarray, refined: np.ndarray, gain: np.ndarray, most: int
+) -> tuple[np.ndarray, int]:
+  """Keeps the `most` edits of highest gain, and returns the text and how many were taken back.
+
+  Args:
+    draft: int[n].
+    refined: int[n].
+    gain: float[n], how much better the new token is.
+    most: edits that are allowed.
+  """
+  edits = np.flatnonzero(draft != refined)
+  worst = edits[np.argsort(-gain[edits], kind='stable')][most:]
+  kept = refined.copy()
+  kept[worst] = draft[worst]
+  return kept, len(worst)
+
+
+def drift(draft: Sequence[int], refined: Sequence[int]) -> dict[str, float]:
+  """Returns `changed` and `edit_distance` of `Refined`, of ids, as many of both."""
+  changed = np.mean(np.asarray(draft) != np.asarray(refined))
+  distance = Levenshtein.normalized_distance(list(draft), list(refined))
+  return {'changed': float(changed), 'edit_distance': float(distance)}
+
+
+def marked(draft: str, refined: str) -> str:
+  """Returns the refined text with its edits, word by word: [-what went-]{+what came+}."""
+  before, after = (_WORDS.findall(text) for text in (draft, refined))
+  parts = []
+  for kind, i, j, k, m in difflib.SequenceMatcher(
+    None, before, after, autojunk=False
+  ).get_opcodes():
+    if kind == 'equal':
+      parts.append(''.join(before[i:j]))
+      continue
+    if i < j:
+      parts.append(f'[-{"".join(before[i:j])}-]')
+    if k < m:
+      parts.append(f'{{+{"".join(after[k:m])}+}}')
+  return ''.join(parts)
+
+
+def refine(
+  model: Any,
+  drafts: Sequence[str],
+  *,
+  prompt: str,
+  guidance: str,
+  refiner: str,
+  strength: float,
+  budget: float | None,
+  keep: Sequence[np.ndarray] | None,
+  judge: Any,
+  seed: int,
+  **sampling: Any,
+) -> list[Refined]:
+  """`Model.refine`, of which `model` and `judge` are."""
+  if refiner not in REFINERS:
+    raise UserError(f'refiner must be one of {", ".join(REFINERS)}, got {refiner!r}')
+  for name, value in (('strength', strength), ('budget', budget)):
+    if value is not None and not 0.0 <= value <= 1.0:
+      raise UserError(f'{name} must be in [0, 1], got {value}')
+  if model.method.is_autoregressive or model.method.is_any_order:
+    raise UserError('this model writes each token once and cannot refine: take a diffusion model')
+  if judge is not None and judge.tokenizer.files != model.tokenizer.files:
+    raise UserError('the judge has another tokenizer than the model')
+  if refiner == 'gate' and sampling.get('sampler') not in (None, 'revision'):
+    raise UserError(f'refiner gate is sampler revision; leave out {sampling["sampler"]!r}')
+  longest = model.config.data.length
+  canvases = [canvas(model.tokenizer, text, prompt, guidance, longest) for text in drafts]
+  if keep is not None:
+    canvases = _keeping(canvases, keep)
+
+  done: dict[int, Refined] = {}
+  for length in sorted({len(one.tokens) for one in canvases}):
+    rows = [i for i, one in enumerate(canvases) if len(one.tokens) == length]
+    few = [canvases[i] for i in rows]
+    # one a draft, whatever stands beside it
+    seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in rows]
+    began = time.perf_counter()
+    tokens, calls = _rewrite(model, few, refiner, strength, seeds, sampling)
+    gain = None
+    if budget is not None and (tokens != _stack(few)[0]).any():
+      gain, calls = _gain(model, few, tokens), calls + 1
+    seconds = time.perf_counter() - began
+    for place, (row, one) in enumerate(zip(rows, few, strict=True)):
+      new, reverted = tokens[place, one.start :], 0
+      if gain is not None:
+        most = int(budget * len(new) + 1e-9)
+        new, reverted = within_budget(one.draft, new, gain[place, one.start :], most)
+      done[row] = Refined(
+        text=drafts[row] if (new == one.draft).all() else model.tokenizer.decode(new),
+        draft=drafts[row],
+        token_ids=new.tolist(),
+        draft_ids=one.draft.tolist(),
+        refiner=refiner,
+        strength=strength,
+        seed=seed,
+        **drift(one.draft, new),
+        reverted=reverted,
+        network_calls=calls,
+        seconds=seconds,
+      )
+  results = [done[i] for i in range(len(drafts))]
+  return results if judge is None else [_judged(judge, prompt, one) for one in results]
+
+
+def _keeping(canvases: list[Canvas], keep: Sequence[np.ndarray]) -> list[Canvas]:
+  if len(keep) != len(canvases):
+    raise UserError(f'keep is for {len(keep)} drafts, and there are {len(canvases)}')
+  result = []
+  for number, (one, kept) in enumerate(zip(canvases, map(np.asarray, keep), strict=True)):
+    if kept.shape != one.draft.shape or kept.dtype != bool:
+      raise UserError(
+        f'keep of draft {number} must be {len(one.draft)} booleans, got {kept.dtype}'
+        f'{list(kept.shape)}'
+      )
+    free = np.concatenate([one.free[: one.start], ~kept])
+    result.append(dataclasses.replace(one, free=free))
+  return result
+
+
+def _rewrite(model, canvases, refiner, strength, seeds, sampling) -> tuple[np.ndarray, int]:
+  """Returns int32[N, L], canvases of one length rewritten, and the calls of the network."""
+  tokens, given = _stack(canvases)
+  if strength == 0.0 or given.all():
+    return tokens, 0
+  common = dict(tokens=tokens, given=given, seed=seeds)
+  if refiner == 'gate':
+    revision = {'threshold': (1.0 - strength,) * 2, **(sampling.pop('revision', None) or {})}
+    settings = {**sampling, 'sampler': 'revision', 'revision': revision}
+    samples = model.sample(len(tokens), **common, draft=tokens, **settings)
+  else:
+    settings = dict(sampling)
+    name = settings.pop('sampler', None) or model.config.sampling.sampler
+    steps = settings.pop('steps', None) or model.config.sampling.steps
+    rows = samplers.rows(
+      model.method,
+      model.config,
+      name,
+      length=tokens.shape[1],
+      steps=max(1, math.ceil(strength * steps)),
+    )
+    if samplers.named(name).own_rows is not None:
+      raise UserError(f'sampler {name} has a hyperschedule of its own and starts from nothing')
+    noisy = generation.noised(model.method.process, tokens, given, strength, seeds)
+    rows = dataclasses.replace(rows, last_time=strength)
+    settings |= dict(sampler=name, hyperschedule=rows)
+    samples = model.sample(len(tokens), **common, draft=noisy, **settings)
+  return np.array([sample.token_ids for sample in samples], np.int32), samples[0].network_calls
+
+
+def _gain(model, canvases: list[Canvas], refined: np.ndarray) -> np.ndarray:
+  """float32[N, L], log q[new] - log q[old] where tokens changed, these hidden together, in one pass
+  over the hyperschedule."""
+  tokens, _ = _stack(canvases)
+  method = model.method
+  rows = method_lib.make_hyperschedule(model.config, num_levels=1, length=tokens.shape[1])
+  changed = tokens != refined
+  has_mask = float(method.process.prior_probs()[-1]) > 0.0
+  shown = np.where(changed & has_mask, method.process.mask_id, refined)
+  return generation.margins(
+    method_lib.on_schedule(method, rows),
+    model.params,
+    model.mesh,
+    shown,
+    ~changed,
+    refined,
+    tokens,
+    model.config.revision.level,
+  )
+
+
+def _judged(judge, prompt: str, one: Refined) -> Refined:
+  """Adds the judge's nats per token, of the text and of the draft, given the prompt."""
+  before = list(judge.tokenizer.encode(prompt)) if prompt else []
+  tokens = np.array([[*before, *ids] for ids in (one.token_ids, one.draft_ids)], np.int32)
+  counted = np.broadcast_to(np.arange(tokens.shape[1]) >= len(before), tokens.shape)
+  nats = judge.sequence_nats(tokens, counted, num_samples=None, seed=one.seed)
+  nats, draft_nats = (float(x) for x in nats / len(one.token_ids))
+  return dataclasses.replace(one, nats=nats, draft_nats=draft_nats)
+
+
+def _stack(canvases: list[Canvas]) -> tuple[np.ndarray, np.ndarray]:
+  """int32[N, L] of one length, and bool[N, L], what of it is given."""
+  return np.stack([one.tokens for one in canvases]), ~np.stack([one.free for one in canvases])

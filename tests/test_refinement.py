@@ -1,0 +1,252 @@
+"""Refining drafts: what may change, how far, by whose law, and what is refused."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ardiff_jax import method as method_lib
+from ardiff_jax import noise, refinement
+from ardiff_jax.data.tokenizers import ByteTokenizer
+from ardiff_jax.errors import UserError
+from ardiff_jax.hyperschedules import flat
+from ardiff_jax.sampling.loop import generate
+from ardiff_jax.sampling.steppers import Ancestral
+from tests import worlds
+from tests.commands import refuse, succeed
+
+BYTES = ByteTokenizer('byte', {})
+DRAFT = '3 plus 4 is 7.'
+
+
+# Pieces.
+
+
+def test_canvas_is_guidance_a_document_and_the_prompt_before_the_draft():
+  canvas = refinement.canvas(BYTES, 'cat', 'a ', 'be brief', 20)
+  assert canvas.tokens.tolist() == [*b'be brief', BYTES.eos_id, *b'a cat']
+  assert bytes(canvas.draft.tolist()) == b'cat'
+  np.testing.assert_array_equal(canvas.free, [False] * 11 + [True] * 3)
+  assert refinement.canvas(BYTES, 'cat', '', '', 3).start == 0
+
+
+@pytest.mark.parametrize(
+  'draft, prompt, message',
+  [('', '', 'draft is empty'), ('cat', 'a ', 'of 3 tokens behind 2 .* longer than the model.s 4')],
+)
+def test_drafts_that_are_none_or_do_not_fit_are_refused(draft, prompt, message):
+  with pytest.raises(UserError, match=message):
+    refinement.canvas(BYTES, draft, prompt, '', 4)
+
+
+def test_over_budget_the_edits_of_least_gain_are_taken_back():
+  draft, refined = np.array([1, 2, 3, 4, 5]), np.array([9, 2, 8, 7, 6])
+  gain = np.array([0.1, 9.0, 3.0, -1.0, 2.0])
+  kept, reverted = refinement.within_budget(draft, refined, gain, 2)
+  np.testing.assert_array_equal(kept, [1, 2, 8, 4, 6])
+  assert reverted == 2
+  np.testing.assert_array_equal(refinement.within_budget(draft, refined, gain, 4)[0], refined)
+  np.testing.assert_array_equal(refinement.within_budget(draft, refined, gain, 0)[0], draft)
+
+
+def test_drift_of_a_shift_is_small_as_an_edit_and_large_by_position():
+  drift = refinement.drift([1, 2, 3, 4], [2, 3, 4, 5])
+  assert drift == {'changed': 1.0, 'edit_distance': 0.5}
+  assert refinement.drift([1, 2], [1, 2]) == {'changed': 0.0, 'edit_distance': 0.0}
+
+
+def test_edits_are_marked_word_by_word():
+  marked = refinement.marked('The cat sat, alone.', 'The dog sat alone.')
+  assert marked == 'The [-cat-]{+dog+} sat[-,-] alone.'
+  assert refinement.marked('as it was', 'as it was') == 'as it was'
+
+
+# The law.
+
+
+def test_refinement_follows_the_reversal_of_the_noise_from_its_time_on():
+  """One token, whose posterior is known: noised to time t, and back in four steps."""
+  n, vocab_size, last_time, draft = 20_000, 3, 0.5, 2
+  process = noise.uniform(vocab_size)
+  joint = np.array([0.6, 0.3, 0.1])
+  drafts = jnp.full((n, 1), draft)
+  keys = jax.random.split(jax.random.key(0), (2, n))
+  noisy = jax.vmap(process.sample, (0, 0, None))(keys[0], drafts, jnp.float32(last_time))
+  schedule = dataclasses.replace(flat(1, 4), last_time=last_time)
+  result = generate(
+    worlds.exact_denoise,
+    worlds.exact_params(joint),
+    process,
+    Ancestral(),
+    schedule,
+    drafts,
+    jnp.zeros((n, 1), bool),
+    keys[1],
+    draft=noisy,
+  )
+  stays = float(np.exp(-process.sigma(last_time)))
+  forward = stays * np.eye(vocab_size) + (1.0 - stays) / vocab_size  # q(x_t | x_0)
+  backward = joint[:, None] * forward
+  law = (backward / backward.sum(axis=0)) @ forward[draft]
+  share = np.bincount(np.asarray(result.tokens)[:, 0], minlength=vocab_size) / n
+  np.testing.assert_allclose(share, law, atol=0.015)
+  assert np.abs(law - joint).max() > 0.1  # where time 1 would end
+
+
+# Models.
+
+
+@pytest.mark.parametrize('name, refiner', [('epsilon_hybrid', 'token'), ('gate', 'gate')])
+def test_strength_zero_changes_nothing_and_what_is_kept_never_changes(models, name, refiner):
+  model = models(name)
+  (same,) = model.refine('é – ' + DRAFT, refiner=refiner, strength=0.0)
+  assert same.text == 'é – ' + DRAFT and same.network_calls == same.changed == 0
+  keep = np.arange(len(DRAFT)) % 2 == 0
+  settings = {'revision': {'accept': 'any', 'prior_scale': 0.0}} if refiner == 'gate' else {}
+  (one,) = model.refine(
+    DRAFT, prompt='2 plus 2 is 4.\n', refiner=refiner, strength=1.0, keep=[keep], **settings
+  )
+  new, old = np.array(one.token_ids), np.array(one.draft_ids)
+  assert len(new) == len(old) == len(DRAFT)
+  np.testing.assert_array_equal(new[keep], old[keep])
+  assert (new[~keep] != old[~keep]).any()
+  assert one.changed == (new != old).mean()
+
+
+def test_at_full_strength_masks_forget_the_draft_but_not_the_prompt(models):
+  model = models('mdlm')
+  texts = [
+    model.refine(draft, prompt=prompt, strength=1.0, seed=3)[0].text
+    for draft, prompt in ((DRAFT, 'a '), (DRAFT[::-1], 'a '), (DRAFT, 'b '))
+  ]
+  assert texts[0] == texts[1]
+  assert texts[0] != texts[2]  # two steps of training see little, but the draws meet other laws
+
+
+def test_a_draft_is_refined_alike_whatever_stands_beside_it(models):
+  model = models('epsilon_hybrid')
+  drafts = [DRAFT, '1 plus 1 is 2.\n' + DRAFT, DRAFT]
+  together = model.refine(drafts, strength=0.5, seed=7)
+  assert [one.draft for one in together] == drafts
+  again = model.refine([DRAFT, DRAFT, DRAFT], strength=0.5, seed=7)
+  assert (together[0].text, together[2].text) == (again[0].text, again[2].text)
+  assert together[0].text != together[2].text  # draws of their own
+  assert model.refine(DRAFT, strength=0.5, seed=8)[0].text != together[0].text
+
+
+def test_stronger_refinements_drift_further_and_call_more(models):
+  model = models('epsilon_hybrid')
+  drafts = [DRAFT] * 16
+  runs = [model.refine(drafts, strength=strength, steps=10) for strength in (0.2, 0.5, 0.9)]
+  drifts = [np.mean([one.edit_distance for one in run]) for run in runs]
+  assert 0.0 < drifts[0] < drifts[1] < drifts[2] <= 1.0
+  assert [run[0].network_calls for run in runs] == [2, 5, 9]
+
+
+def test_budget_keeps_the_edits_that_the_model_prefers_most(models):
+  model = models('mdlm')
+  free = model.refine([DRAFT] * 4, strength=0.7, seed=1)
+  bound = model.refine([DRAFT] * 4, strength=0.7, seed=1, budget=0.2)
+  for all_edits, few in zip(free, bound, strict=True):
+    old, new, kept = (np.array(x) for x in (few.draft_ids, all_edits.token_ids, few.token_ids))
+    edits = np.flatnonzero(old != new)
+    most = math.floor(0.2 * len(DRAFT))
+    assert (kept != old).sum() == most == len(edits) - few.reverted
+    assert few.network_calls == all_edits.network_calls + 1
+    shown = np.where(old != new, BYTES.vocab_size, new)[None]
+    denoise = method_lib.on_schedule(model.method, flat(len(DRAFT), 1)).denoise
+    logits = denoise(
+      model.params,
+      jnp.asarray(shown),
+      sigma=jnp.zeros(shown.shape),
+      regions=np.ones(len(DRAFT), np.int8),
+      settle_step=np.ones(len(DRAFT), np.int32),
+    )[0]
+    gain = np.array([logits[i, new[i]] - logits[i, old[i]] for i in edits])
+    best = edits[np.argsort(-gain)[:most]]
+    np.testing.assert_array_equal(np.flatnonzero(kept != old), np.sort(best))
+
+
+def test_judge_reads_the_text_after_the_prompt(models):
+  (one,) = models('epsilon_hybrid').refine(
+    DRAFT, prompt='so ', guidance='be brief', strength=0.8, judge=models('ar')
+  )
+  judge = models('ar')
+  for nats, ids in ((one.nats, one.token_ids), (one.draft_nats, one.draft_ids)):
+    whole, prompt = ([*b'so ', *ids], [*b'so '])
+    expected = [_nats(judge, x) for x in (whole, prompt)]
+    np.testing.assert_allclose(nats, (expected[0] - expected[1]) / len(ids), rtol=1e-4)
+
+
+def _nats(judge, ids):
+  tokens = np.array([ids], np.int32)
+  counted = np.ones(tokens.shape, bool)
+  return judge.sequence_nats(tokens, counted, num_samples=None, seed=0)[0]
+
+
+@pytest.mark.parametrize(
+  'name, settings, message',
+  [
+    ('ar', {}, 'writes each token once'),
+    ('a3', {}, 'writes each token once'),
+    ('mdlm', {'refiner': 'pen'}, 'refiner must be one of token, gate'),
+    ('mdlm', {'strength': 1.5}, r'strength must be in \[0, 1\], got 1.5'),
+    ('mdlm', {'budget': -1}, r'budget must be in \[0, 1\]'),
+    ('mdlm', {'refiner': 'gate'}, 'trained on other noise'),
+    ('mdlm', {'sampler': 'unmask_random'}, 'hyperschedule of its own'),
+    ('epsilon_hybrid', {'refiner': 'gate', 'sampler': 'acs'}, 'leave out .acs.'),
+    ('mdlm', {'keep': [np.ones(3, bool)]}, 'keep of draft 0 must be 14 booleans'),
+    ('mdlm', {'keep': []}, 'keep is for 0 drafts'),
+    ('mdlm', {'guidance': 'x' * 30}, "longer than the model's 32"),
+  ],
+)
+def test_refinements_that_cannot_be_are_refused(models, name, settings, message):
+  with pytest.raises(UserError, match=message):
+    models(name).refine(DRAFT, **settings)
+
+
+def test_judge_of_another_tokenizer_is_refused(models):
+  model = models('mdlm')
+  other = dataclasses.replace(model, tokenizer=ByteTokenizer('byte', {'x': b'y'}))
+  with pytest.raises(UserError, match='another tokenizer'):
+    model.refine(DRAFT, judge=other)
+
+
+# The command.
+
+
+def test_command_prints_the_text_and_nothing_else(models, tmp_path):
+  directory = models.directory('epsilon_hybrid')
+  file = tmp_path / 'draft.txt'
+  file.write_text(DRAFT + '\n')
+  arguments = 'refine', f'--workdir={directory}', f'--out={tmp_path}/out.jsonl'
+  same = succeed(*arguments, f'--draft=@{file}', '--strength=0')
+  assert same.stdout == DRAFT + '\n'
+  judged = f'--judge={models.directory("ar")}'
+  other = succeed(*arguments, f'--draft={DRAFT}', '--strength=0.9', '--prompt=so ', judged)
+  records = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
+  assert other.stdout == records[1]['text'] + '\n' != same.stdout
+  assert records[1]['nats'] > 0.0 and 'nats/token under the judge' in other.stderr
+  assert refinement.marked(DRAFT, records[1]['text']) in other.stderr
+  assert file.read_text() == DRAFT + '\n'
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ([], '--draft is missing'),
+    (['--draft=@nowhere.txt'], 'there is no file nowhere.txt'),
+    (['--draft='], 'the draft is empty'),
+    (['--draft=a', '--strength=2'], 'strength must be in'),
+    (['--draft=a', '--out=nowhere/out.jsonl'], 'there is no folder nowhere'),
+    (['--draft=' + 'long ' * 9], 'is longer than the model'),
+  ],
+)
+def test_command_says_what_is_wrong(models, arguments, message):
+  result = refuse('refine', f'--workdir={models.directory("epsilon_hybrid")}', *arguments)
+  assert message in result.stderr
+  assert not (models.directory('epsilon_hybrid') / 'refined.jsonl').exists()
