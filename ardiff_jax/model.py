@@ -22,7 +22,7 @@ from ardiff_jax.evaluation.likelihood import Likelihood
 from ardiff_jax.generation import Canvases, Sample
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
-from ardiff_jax.refinement import Refined
+from ardiff_jax.refinement import Refined, Text
 from ardiff_jax.report import traces
 from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.training.checkpointing import restore_ema
@@ -204,10 +204,10 @@ class Model:
 
   def refine(
     self,
-    draft: str | Sequence[str],
+    draft: Text | Sequence[Text],
     *,
-    prompt: str = '',
-    guidance: str = '',
+    prompt: Text | Sequence[Text] = '',
+    guidance: Text | Sequence[Text] = '',
     refiner: str = 'token',
     strength: float = 0.4,
     budget: float | None = None,
@@ -224,9 +224,9 @@ class Model:
     length of prompt and draft compiles once.
 
     Args:
-      draft: one, or several.
-      prompt: what the drafts continue.
-      guidance: text in front of the prompt, as a document of its own.
+      draft: one, or several; text or ids, int[n], as the next two.
+      prompt: what the drafts continue; one for all, or one each.
+      guidance: text in front of the prompt, as a document of its own; likewise.
       refiner: one of `refinement.REFINERS`.
       strength: in [0, 1].
       budget: share of a draft's tokens that may change: over it, only the edits stand that the
@@ -239,11 +239,12 @@ class Model:
     Raises:
       UserError: an empty draft, one that does not fit, or a value out of range.
     """
+    drafts = refinement.texts(draft, 1)
     return refinement.refine(
       self,
-      [draft] if isinstance(draft, str) else list(draft),
-      prompt=prompt,
-      guidance=guidance,
+      drafts,
+      prompts=refinement.texts(prompt, len(drafts)),
+      guidances=refinement.texts(guidance, len(drafts)),
       refiner=refiner,
       strength=strength,
       budget=budget,

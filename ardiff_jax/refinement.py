@@ -27,6 +27,8 @@ from ardiff_jax.errors import UserError
 
 REFINERS = ('token', 'gate')
 
+Text = str | np.ndarray  # or its ids, int[n]
+
 _WORDS = re.compile(r'\s+|\w+|[^\w\s]')
 
 
@@ -81,18 +83,17 @@ class Canvas:
     return self.tokens[self.start :]
 
 
-def canvas(tokenizer: Tokenizer, draft: str, prompt: str, guidance: str, longest: int) -> Canvas:
+def canvas(tokenizer: Tokenizer, draft: Text, prompt: Text, guidance: Text, longest: int) -> Canvas:
   """Returns the canvas of a draft.
 
   Raises:
     UserError: the draft is empty, or it all is longer than `longest` tokens.
   """
-  ids = tokenizer.encode(draft) if draft else []
-  if not len(ids):
+  ids, before, asked = (_ids(tokenizer, text) for text in (draft, prompt, guidance))
+  if not ids:
     raise UserError('the draft is empty: there is nothing to refine')
-  before = list(tokenizer.encode(prompt)) if prompt else []
-  if guidance:
-    before = [*tokenizer.encode(guidance), tokenizer.eos_id, *before]
+  if asked:
+    before = [*asked, tokenizer.eos_id, *before]
   if len(before) + len(ids) > longest:
     raise UserError(
       f'a draft of {len(ids)} tokens behind {len(before)} of guidance and prompt is longer than '
@@ -100,6 +101,18 @@ def canvas(tokenizer: Tokenizer, draft: str, prompt: str, guidance: str, longest
     )
   tokens = np.array([*before, *ids], np.int32)
   return Canvas(tokens, np.arange(len(tokens)) >= len(before), len(before))
+
+
+def texts(given: Text | Sequence[Text], count: int) -> list[Text]:
+  """Returns several texts as a list, or one of them `count` times."""
+  is_one = isinstance(given, str) or (isinstance(given, np.ndarray) and given.ndim == 1)
+  return [given] * count if is_one else list(given)
+
+
+def _ids(tokenizer: Tokenizer, text: Text) -> list[int]:
+  if not isinstance(text, str):
+    return [int(token) for token in text]
+  return list(tokenizer.encode(text)) if text else []
 
 
 def within_budget(
@@ -127,29 +140,31 @@ def drift(draft: Sequence[int], refined: Sequence[int]) -> dict[str, float]:
   return {'changed': float(changed), 'edit_distance': float(distance)}
 
 
+def edits(draft: str, refined: str) -> list[tuple[str, str]]:
+  """Returns the texts word by word, in stretches of (old, new) that are alike or replace each
+  other; one of them may be empty."""
+  before, after = _WORDS.findall(draft), _WORDS.findall(refined)
+  matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+  return [(''.join(before[i:j]), ''.join(after[k:m])) for _, i, j, k, m in matcher.get_opcodes()]
+
+
 def marked(draft: str, refined: str) -> str:
-  """Returns the refined text with its edits, word by word: [-what went-]{+what came+}."""
-  before, after = (_WORDS.findall(text) for text in (draft, refined))
+  """Returns the refined text with its edits: [-what went-]{+what came+}."""
   parts = []
-  for kind, i, j, k, m in difflib.SequenceMatcher(
-    None, before, after, autojunk=False
-  ).get_opcodes():
-    if kind == 'equal':
-      parts.append(''.join(before[i:j]))
-      continue
-    if i < j:
-      parts.append(f'[-{"".join(before[i:j])}-]')
-    if k < m:
-      parts.append(f'{{+{"".join(after[k:m])}+}}')
+  for old, new in edits(draft, refined):
+    if old == new:
+      parts.append(new)
+    else:
+      parts += [f'[-{old}-]' if old else '', f'{{+{new}+}}' if new else '']
   return ''.join(parts)
 
 
 def refine(
   model: Any,
-  drafts: Sequence[str],
+  drafts: Sequence[Text],
   *,
-  prompt: str,
-  guidance: str,
+  prompts: Sequence[Text],
+  guidances: Sequence[Text],
   refiner: str,
   strength: float,
   budget: float | None,
@@ -171,7 +186,13 @@ def refine(
   if refiner == 'gate' and sampling.get('sampler') not in (None, 'revision'):
     raise UserError(f'refiner gate is sampler revision; leave out {sampling["sampler"]!r}')
   longest = model.config.data.length
-  canvases = [canvas(model.tokenizer, text, prompt, guidance, longest) for text in drafts]
+  for name, texts in (('prompts', prompts), ('guidances', guidances)):
+    if len(texts) != len(drafts):
+      raise UserError(f'{len(texts)} {name} for {len(drafts)} drafts: give one, or one each')
+  canvases = [
+    canvas(model.tokenizer, *texts, longest)
+    for texts in zip(drafts, prompts, guidances, strict=True)
+  ]
   if keep is not None:
     canvases = _keeping(canvases, keep)
 
@@ -192,9 +213,11 @@ def refine(
       if gain is not None:
         most = int(budget * len(new) + 1e-9)
         new, reverted = within_budget(one.draft, new, gain[place, one.start :], most)
+      draft, decode = drafts[row], model.tokenizer.decode
+      draft = draft if isinstance(draft, str) else decode(one.draft)
       done[row] = Refined(
-        text=drafts[row] if (new == one.draft).all() else model.tokenizer.decode(new),
-        draft=drafts[row],
+        text=draft if (new == one.draft).all() else decode(new),
+        draft=draft,
         token_ids=new.tolist(),
         draft_ids=one.draft.tolist(),
         refiner=refiner,
@@ -206,7 +229,9 @@ def refine(
         seconds=seconds,
       )
   results = [done[i] for i in range(len(drafts))]
-  return results if judge is None else [_judged(judge, prompt, one) for one in results]
+  if judge is None:
+    return results
+  return [_judged(judge, prompt, one) for prompt, one in zip(prompts, results, strict=True)]
 
 
 def _keeping(canvases: list[Canvas], keep: Sequence[np.ndarray]) -> list[Canvas]:
@@ -275,9 +300,9 @@ def _gain(model, canvases: list[Canvas], refined: np.ndarray) -> np.ndarray:
   )
 
 
-def _judged(judge, prompt: str, one: Refined) -> Refined:
+def _judged(judge, prompt: Text, one: Refined) -> Refined:
   """Adds the judge's nats per token, of the text and of the draft, given the prompt."""
-  before = list(judge.tokenizer.encode(prompt)) if prompt else []
+  before = _ids(judge.tokenizer, prompt)
   tokens = np.array([[*before, *ids] for ids in (one.token_ids, one.draft_ids)], np.int32)
   counted = np.broadcast_to(np.arange(tokens.shape[1]) >= len(before), tokens.shape)
   nats = judge.sequence_nats(tokens, counted, num_samples=None, seed=one.seed)

@@ -20,6 +20,7 @@ def get_base() -> ConfigDict:
   c.data.tfds_valid_split = ''
   c.data.tfds_text_key = 'text'
   c.data.length = 1024  # tokens in a sequence
+  c.data.guided = False  # whether a sequence begins with a guidance and the prompt is given
 
   c.tokenizer = ConfigDict()
   c.tokenizer.kind = 'gpt2'  # 'byte', 'sentencepiece' or 'gpt2'

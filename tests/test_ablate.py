@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import ardiff_jax
 from ardiff_jax import workdir
-from ardiff_jax.ablation import orders, revisions, tasks
+from ardiff_jax.ablation import orders, refinements, results, revisions, tasks
 from ardiff_jax.ablation import sweep as sweep_lib
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.errors import UserError
@@ -195,6 +195,55 @@ def test_tasks_of_orders(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_task_of_refinements(tmp_path):
+  """The same drafts for all; what was asked for, and what it took."""
+  text = tmp_path / 'tale.txt'
+  text.write_text('The king was old. "I am tired," said he, and his wife left him there.\n' * 90)
+  sweep = ConfigDict(dict(seeds=(0,), runs={}, models={}, common=SMALL))
+  sweep.common.data.update(dict(source=str(text), length=96))
+  for name, config in (('judge', 'ar'), ('drafter', 'ar'), ('refiner', 'draft_refine')):
+    override = {'data': {'guided': name != 'judge'}}
+    sweep.models[name] = ConfigDict(dict(config=f'configs/{config}.py:tiny', override=override))
+  common = dict(task='refine', num_texts=12, judge='judge', drafter='drafter', sampling={})
+  for asked, draft in (('refine', 'corrupted'), ('control', 'ar'), ('neutralise', 'ar')):
+    for model, refiner, grid in (
+      ('refiner', 'token', {'strength': (0.0, 0.5)}),
+      ('drafter', 'ar', {'calls': (0, 48)}),
+    ):
+      run = dict(common, model=model, refiner=refiner, draft=draft, group=asked)
+      sweep.runs[f'{refiner}, {asked}'] = ConfigDict(
+        run | dict(title=refiner, grid={'asked': (asked,), **grid})
+      )
+  assert sweep_lib.run(sweep, tmp_path / 'out')
+  found = {}
+  for record in workdir.read_lines(tmp_path / 'out' / 'results.jsonl'):
+    settings, metrics = record['settings'], record['metrics']
+    amount = settings.get('strength', settings.get('calls'))
+    found[settings['asked'], record['name'], bool(amount)] = metrics
+    assert 0 < metrics['texts'] <= 12
+    assert ('success' in metrics) != ('fixed' in metrics)
+    assert metrics['draft_calls'] == (48 if settings['asked'] == 'control' else 0)
+    for example in record['examples']:
+      asks_to_fix = example['guidance'] == 'fix'
+      assert asks_to_fix == (settings['asked'] == 'refine')
+  for asked in ('refine', 'control', 'neutralise'):
+    still = [found[asked, name, False] for name in ('token', 'ar')]
+    moved = [found[asked, name, True] for name in ('token', 'ar')]
+    assert [x['draft_nats'] for x in moved] == [x['draft_nats'] for x in still]
+    for metrics in still:
+      assert metrics['judge_nats'] == metrics['draft_nats'] and metrics['calls'] == 0
+      assert metrics['changed'] == metrics.get('success', 0.0) == metrics.get('fixed', 0.0) == 0.0
+    for metrics in moved:
+      assert metrics['calls'] > 0 and 0 < metrics['edit_distance'] <= 1 >= metrics['changed']
+  page = results.write(tmp_path / 'out').read_text()
+  assert page.count('<details') == 6 and '<ins>' in page and '<del>' in page
+  bad = ConfigDict(dict(common, model='refiner', refiner='token', draft='ar'))
+  models = Models(lambda name, seed: sweep_lib.model_directory(sweep, tmp_path / 'out', name, seed))
+  with pytest.raises(UserError, match="asked 'sing'"):
+    refinements.refine(models, bad, {'asked': 'sing', 'strength': 0.5}, 0)
+
+
+@pytest.mark.slow
 def test_a_sweep_refuses(finished, tmp_path):
   sweep, directory = finished
 
@@ -232,7 +281,7 @@ def test_a_sweep_refuses(finished, tmp_path):
   )
 
 
-@pytest.mark.parametrize('name', ['gate', 'any_order'])
+@pytest.mark.parametrize('name', ['gate', 'any_order', 'draft_refine'])
 def test_the_shipped_sweeps_name_what_there_is(name):
   """Every model, setting and task of configs/sweeps exists."""
   sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/{name}.py')

@@ -46,8 +46,8 @@ class Models:
     return np.stack([valid[int(row)]['tokens'] for row in rows])
 
 
-def judge_nats(models: Models, judge: str, model: Model, seed: int, tokens: np.ndarray) -> float:
-  """Returns the nats per token that a model of the sweep gives to int32[N, L].
+def judge_of(models: Models, judge: str, model: Model, seed: int) -> Model:
+  """Returns the model of the sweep that judges another.
 
   Raises:
     UserError: it has another tokenizer.
@@ -55,6 +55,12 @@ def judge_nats(models: Models, judge: str, model: Model, seed: int, tokens: np.n
   judging = models(judge, seed)
   if judging.tokenizer.files != model.tokenizer.files:
     raise UserError(f'judge {judge!r} has another tokenizer than the model')
+  return judging
+
+
+def judge_nats(models: Models, judge: str, model: Model, seed: int, tokens: np.ndarray) -> float:
+  """Returns the nats per token that `judge_of` gives to int32[N, L]."""
+  judging = judge_of(models, judge, model, seed)
   packed = Packed(tokens.reshape(-1), tokens.shape[1], 0)
   return judging.likelihood(packed, num_samples=None, seed=0).nll_per_token
 

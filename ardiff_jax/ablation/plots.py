@@ -66,6 +66,14 @@ _SPOKES = {  # of the radar; more is better everywhere
   'auc': 'AUC',
 }
 
+_AXES = {  # of refinements
+  'calls': 'network calls, after the draft',
+  'edit_distance': 'edit distance from the draft',
+  'judge_nats': 'judge, nats per token (less is better)',
+  'success': 'share of texts that are as asked',
+  'fixed': 'share of wrong tokens that are mended',
+}
+
 _MAX_VECTOR_CELLS = 2500  # of all maps; beyond these, an SVG holds the cells as pixels
 
 
@@ -106,6 +114,39 @@ def quality_against_calls(records: Sequence[Record], shown: Sequence[str] | None
     handles.append(Line2D([], [], color=INK, linestyle='--', linewidth=1.2, label=UNREVISED))
   _legend(figure, handles, title)
   figure.align_ylabels()
+  return figure
+
+
+@mpl.rc_context(STYLE)
+def refinements(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figure:
+  """Draws what a judge thinks of refined drafts against their calls and their drift, and how many
+  are as they were asked to be, or how much of what was wrong is mended, against the drift.
+
+  A point a method and its settings, a strength say; the dashed line is the draft.
+
+  Args:
+    records: of task 'refine', of one group; others are left out.
+    shown: methods, see above.
+
+  Raises:
+    ValueError: `shown` has too many.
+  """
+  records = [r for r in records if r['task'] == 'refine' and not lib.failed(r)]
+  looks, title = _looks(records, shown)
+  aims = [name for name in ('success', 'fixed') if any(lib.metric(r, name) for r in records)]
+  panels = [('calls', 'judge_nats'), ('edit_distance', 'judge_nats')]
+  panels += [('edit_distance', aim) for aim in aims[:1]]
+  figure = Figure(figsize=(3.6 * len(panels), 3.4), layout='constrained')
+  for axes, (across, metric) in zip(
+    figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+  ):
+    _draw_quality(axes, records, metric, looks, across)
+    axes.set_xlabel(_AXES[across])
+    axes.set_ylabel(_AXES[metric])
+    draft = lib.mean(records, 'draft_nats').value if metric == 'judge_nats' else None
+    if draft is not None:
+      axes.axhline(draft, color=INK, linestyle='--', linewidth=1.2, zorder=1)
+  _legend(figure, [_line(look, name) for name, look in looks.items()], title)
   return figure
 
 
@@ -353,15 +394,19 @@ def bars(records: Sequence[Record]) -> Figure:
 
 
 def _draw_quality(
-  axes: Axes, records: Sequence[Record], metric: str, looks: dict[str, Look]
+  axes: Axes,
+  records: Sequence[Record],
+  metric: str,
+  looks: dict[str, Look],
+  across: str = 'calls',
 ) -> None:
-  """Draws one figure against the calls: a line a method, and the draft across."""
+  """Draws one figure against another: a line a method, and the draft across."""
   for name, look in looks.items():
     points = {}
     for record in records:
       if record['name'] == name:
         points.setdefault(lib.identity(lib.settings(record)), []).append(record)
-    means = [(lib.mean(point, 'calls'), lib.mean(point, metric)) for point in points.values()]
+    means = [(lib.mean(point, across), lib.mean(point, metric)) for point in points.values()]
     means = [(x, y) for x, y in means if x.value is not None and y.value is not None]
     means.sort(key=lambda mean: mean[0].value)
     if not means:

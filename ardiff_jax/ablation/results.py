@@ -17,6 +17,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from ardiff_jax import plots as pictures
+from ardiff_jax import refinement
 from ardiff_jax import workdir as files
 from ardiff_jax.ablation import plots
 from ardiff_jax.ablation import records as lib
@@ -37,9 +38,15 @@ _COLUMNS = {  # of the tables: title, figures after the point; other metrics com
   'auc': ('AUC ↑', 3),
   'edits': ('edits', 1),
   'edits_per_step': ('edits/step', 2),
+  'success': ('as asked ↑', 3),
+  'changed': ('changed', 3),
+  'edit_distance': ('edit distance', 3),
+  'draft_nats': ('draft nats/token', 3),
   'calls': ('calls ↓', 1),
   'draft_calls': ('draft calls', 1),
   'early_stop': ('early stop', 2),
+  'seconds': ('s a text ↓', 3),
+  'texts': ('texts', 0),
   'seconds_p50': ('s, median ↓', 3),
   'seconds_p95': ('s, 95th percentile ↓', 3),
 }
@@ -165,6 +172,7 @@ def page(records: Sequence[Record], title: str) -> str:
         'heading': _heading(table.task, table.group),
         'table': table,
         'pictures': _pictures(table.task, part, shown),
+        'examples': _examples(part),
       }
     )
   environment = traces.environment().overlay(
@@ -229,6 +237,9 @@ def _pictures(
       records,
       'Whiskers are 95 % intervals over seeds; the dashed line is the draft as it was.',
     )
+  if task == 'refine' and records:
+    caption = 'The dashed line is the draft; points of a line are strengths, or calls.'
+    add(plots.refinements(records, shown), 'Quality, calls and drift', records, caption)
   if task == 'repair' and records:
     part = lib.one_setting(records, free=['corrupted'])
     add(plots.bars(part), 'Repair and harm', part, 'Whiskers are 95 % intervals over seeds.')
@@ -240,6 +251,21 @@ def _pictures(
   if part := lib.one_setting([r for r in records if r.get('signals')]):
     caption = 'Means over positions and texts, of the texts still worked on.'
     add(plots.signals(part, shown), 'Signals over the steps', part, caption)
+  return found
+
+
+def _examples(records: Sequence[Record]) -> list[dict[str, Any]]:
+  """Returns texts of each method that keeps some, at the middle one of its settings."""
+  found = []
+  for name in lib.names(records):
+    kept = [r for r in records if r['name'] == name and r.get('examples')]
+    if not kept:
+      continue
+    record = sorted(kept, key=lambda r: lib.metric(r, 'edit_distance') or 0.0)[len(kept) // 2]
+    texts = [
+      text | {'edits': refinement.edits(text['draft'], text['text'])} for text in record['examples']
+    ]
+    found.append({'name': name, 'settings': _named(lib.settings(record)), 'texts': texts})
   return found
 
 

@@ -1,10 +1,11 @@
 """What a sweep can measure of its models, by name.
 
 A task maps (models, run, settings, seed) to the figures of one record: `metrics`, and of revisions
-`signals` per step and `edit_map`, the share of texts edited at each step in each part of the text.
+`signals` per step and `edit_map`, the share of texts edited at each step in each part of the text,
+and of refinements `examples`.
 """
 
-from ardiff_jax.ablation import orders, revisions
+from ardiff_jax.ablation import orders, refinements, revisions
 
 TASKS = {
   'repair': revisions.repair,
@@ -13,4 +14,5 @@ TASKS = {
   'infilling': orders.infilling,
   'choices': orders.choices,
   'generation': orders.generation,
+  'refine': refinements.refine,
 }

@@ -26,6 +26,7 @@ from ardiff_jax import samplers
 from ardiff_jax import workdir as workdir_lib
 from ardiff_jax.data import pipeline, tokenizers
 from ardiff_jax.data.corpus import load_corpus
+from ardiff_jax.data.guided import Guided
 from ardiff_jax.data.packing import Packed, pack
 from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import likelihood
@@ -48,8 +49,8 @@ class _Prepared:
 
   method: Method
   tokenizer: tokenizers.Tokenizer
-  train: Packed
-  valid: Packed
+  train: Packed | Guided
+  valid: Packed | Guided
   description: dict
 
 
@@ -180,11 +181,14 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> _Prepared
       f'the training text of {config.data.source} is shorter than one sequence: '
       f'{len(train.stream)} tokens, config.data.length={config.data.length}'
     )
+  valid = pack(corpus.valid, tokenizer, config.data.length, 'valid text')
+  if config.data.guided:
+    train, valid = (Guided(packed, tokenizer, config.seed) for packed in (train, valid))
   return _Prepared(
     method=method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id),
     tokenizer=tokenizer,
     train=train,
-    valid=pack(corpus.valid, tokenizer, config.data.length, 'valid text'),
+    valid=valid,
     description=description,
   )
 
