@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -17,8 +17,10 @@ from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import rng
 from ardiff_jax.data.tokenizers import Tokenizer
 from ardiff_jax.errors import UserError
+from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
 from ardiff_jax.noise import Process
+from ardiff_jax.sampling import latents
 from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.loop import generate, trace_steps
 from ardiff_jax.sampling.margin import Margin
@@ -230,6 +232,36 @@ def margins(
   return np.asarray(jax.device_get(result.memory))
 
 
+def refine_latents(
+  method: Method,
+  params: dict,
+  mesh: Mesh,
+  rows: Hyperschedule,
+  tokens: np.ndarray,
+  given: np.ndarray,
+  seeds: Sequence[int],
+  kind: str,
+  scales: Mapping[str, float],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the tokens and the gain of `sampling.latents.refine`, of int32[N, L] and bool[N, L];
+  `scales` are of its two conditions."""
+  keys = _keys(np.asarray(seeds, np.uint32), np.zeros(len(seeds), np.uint32), purpose='latents')
+  with mesh_lib.use(mesh):
+    tokens, given, keys = mesh_lib.place_whole(mesh, (tokens, given, keys))
+    result = _refine_latents(
+      method.denoise,
+      params,
+      mesh_lib.repeat(mesh, rows),
+      tokens,
+      given,
+      keys,
+      kind=kind,
+      is_plain=all(scale == 1.0 for scale in scales.values()),
+      **scales,
+    )
+  return tuple(jax.device_get((result.tokens, result.gain)))
+
+
 def generate_texts(
   method: Method,
   params: dict,
@@ -350,6 +382,7 @@ def _keys(seeds: jax.Array, numbers: jax.Array, purpose: str) -> jax.Array:
   return jax.vmap(one)(seeds, numbers)
 
 
+_refine_latents = jax.jit(latents.refine, static_argnames=('denoise', 'kind', 'is_plain'))
 _generate = jax.jit(
   generate, static_argnames=('denoise', 'process', 'stop_id', 'use_cache', 'trace')
 )

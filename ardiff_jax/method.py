@@ -12,11 +12,13 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser, make_denoiser
 from ardiff_jax.models.gate import Gate
+from ardiff_jax.models.latents import LatentDenoiser, LatentNetwork
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import Process
 from ardiff_jax.objectives.adaptation import Adaptation
 from ardiff_jax.objectives.any_order import AnyOrder
 from ardiff_jax.objectives.gate import OverwriteGate
+from ardiff_jax.objectives.latents import LatentDiffusion
 from ardiff_jax.objectives.likelihood import NextToken, ScoreEntropy, WeightedCrossEntropy
 
 PROCESSES = {
@@ -32,6 +34,7 @@ OBJECTIVES = {
   'overwrite_gate': OverwriteGate,
   'any_order': AnyOrder,
   'adaptation': Adaptation,
+  'latent_diffusion': LatentDiffusion,
 }
 
 
@@ -42,7 +45,8 @@ class Method:
   Attributes:
     process: noise of training.
     hyperschedule: rows of training and evaluation.
-    denoise: the network under the method's attention and alignment.
+    denoise: the network under the method's attention and alignment; of a latent refiner, which has
+      no use for the process, a `LatentDenoiser`.
     objective: the training loss.
     gate: overwrite gate beside the network; None for none.
     own_chain: whether an ε-hybrid is measured on its own noise rather than on absorbing noise.
@@ -50,8 +54,16 @@ class Method:
 
   process: Process
   hyperschedule: Hyperschedule
-  denoise: Denoiser
-  objective: NextToken | WeightedCrossEntropy | ScoreEntropy | OverwriteGate | AnyOrder | Adaptation
+  denoise: Denoiser | LatentDenoiser
+  objective: (
+    NextToken
+    | WeightedCrossEntropy
+    | ScoreEntropy
+    | OverwriteGate
+    | AnyOrder
+    | Adaptation
+    | LatentDiffusion
+  )
   gate: Gate | None = None
   own_chain: bool = False
 
@@ -71,6 +83,11 @@ class Method:
   def is_any_order(self) -> bool:
     """Whether the likelihood is exact, in one pass, for any order of groups."""
     return isinstance(self.objective, AnyOrder)
+
+  @property
+  def is_latent(self) -> bool:
+    """Whether it denoises latents: it refines, and has no likelihood."""
+    return isinstance(self.objective, LatentDiffusion)
 
   @property
   def predicts_scores(self) -> bool:
@@ -108,6 +125,8 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
   schedule = make_hyperschedule(config)
   with _blaming('model'):
     network = Transformer(TransformerConfig(vocab_size=vocab_size, **config.model))
+  if config.objective.name == 'latent_diffusion':
+    return _of_latents(config, process, schedule, network.config, eos_id)
   with _blaming('denoiser'):
     denoise = make_denoiser(network, schedule, bos_id=bos_id, eos_id=eos_id, **config.denoiser)
   with _blaming('gate'):
@@ -149,6 +168,18 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
         f'got {config.hyperschedule.name}: its model can generate in no other order'
       )
   return Method(process, schedule, denoise, objective, gate)
+
+
+def _of_latents(config, process, schedule, network: TransformerConfig, eos_id: int) -> Method:
+  """Returns the method of a latent refiner."""
+  with _blaming('objective'):
+    objective = _call(OBJECTIVES, config.objective)
+    if network.conditioning != 'adaln':
+      raise ValueError('latent_diffusion needs config.model.conditioning adaln: it tells the time')
+    if config.gate.kind:
+      raise ValueError('config.gate.kind is set, but only objective overwrite_gate trains a gate')
+  denoise = LatentDenoiser(LatentNetwork(network, objective.latent_dim), eos_id)
+  return Method(process, schedule, denoise, objective)
 
 
 def make_gate(config: ConfigDict) -> Gate | None:

@@ -127,6 +127,7 @@ class Model:
     Raises:
       UserError: a value out of range, a combination that is none, or a text that does not fit.
     """
+    self._check_not_latent()
     settings, vocab_size = self.config.sampling, self.tokenizer.vocab_size
     sampler = settings.sampler if sampler is None else sampler
     temperature = settings.temperature if temperature is None else temperature
@@ -208,7 +209,7 @@ class Model:
     *,
     prompt: Text | Sequence[Text] = '',
     guidance: Text | Sequence[Text] = '',
-    refiner: str = 'token',
+    refiner: str | None = None,
     strength: float = 0.4,
     budget: float | None = None,
     keep: Sequence[np.ndarray] | None = None,
@@ -219,7 +220,8 @@ class Model:
     """Edits drafts in place, of whatever origin: what comes later can mend what came before.
 
     Refiner 'token' noises the draft to time `strength` with the model's own noise and samples from
-    there; 'gate' is sampler revision, which overwrites only what is doubted at least 1 - strength.
+    there; 'gate' is sampler revision, which overwrites only what is doubted at least 1 - strength;
+    'latent' is 'token' for models of latents, whose noise is Gaussian.
     At strength 0 nothing changes. A draft that is too long is refused, none is cut. Every new
     length of prompt and draft compiles once.
 
@@ -227,14 +229,16 @@ class Model:
       draft: one, or several; text or ids, int[n], as the next two.
       prompt: what the drafts continue; one for all, or one each.
       guidance: text in front of the prompt, as a document of its own; likewise.
-      refiner: one of `refinement.REFINERS`.
+      refiner: one of `refinement.REFINERS`; None for 'latent' of a model of latents, else 'token'.
       strength: in [0, 1].
       budget: share of a draft's tokens that may change: over it, only the edits stand that the
         model prefers most to what was there, both hidden; None for no limit.
       keep: for each draft, bool of its tokens, which never change; None for none.
       judge: a model of the same tokenizer, to measure drafts and refinements.
       seed: of all draws; a draft's do not depend on those beside it, but on its number.
-      **sampling: of `sample`: sampler, steps, revision, temperature, own_chain, top_k, ...
+      **sampling: of `sample`: sampler, steps, revision, temperature, own_chain, top_k, ...; of
+        refiner 'latent' sampler (one of `sampling.latents.KINDS`), steps, hyperschedule,
+        prompt_scale and guidance_scale, the weights of both conditions.
 
     Raises:
       UserError: an empty draft, one that does not fit, or a value out of range.
@@ -305,6 +309,7 @@ class Model:
   ) -> Likelihood:
     """Returns the likelihood of packed text; arguments as in `likelihood.measure`, where `method`
     may be the model's on another hyperschedule, see `method.on_schedule`."""
+    self._check_not_latent()
     batch_size = min(self.config.eval.batch_size, len(packed))
     return likelihood.measure(
       method or self.method,
@@ -335,6 +340,7 @@ class Model:
       num_samples, seed, method, report: see `likelihood.measure`.
       batch_size: rows at a time; None for config.eval.batch_size.
     """
+    self._check_not_latent()
     size = min(batch_size or self.config.eval.batch_size, len(tokens))
 
     def batches():
@@ -352,6 +358,10 @@ class Model:
       report=report,
     )
     return nats[: len(tokens)]
+
+  def _check_not_latent(self) -> None:
+    if self.method.is_latent:
+      raise UserError('a latent refiner refines drafts: it has no likelihood and no samplers')
 
   def _canvases(self, num_samples, prompt, infill, tokens, given, longest) -> Canvases:
     named = [bool(prompt), infill is not None, tokens is not None]

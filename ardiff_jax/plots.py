@@ -181,10 +181,10 @@ def curves(records: Sequence[dict[str, Any]]) -> Figure:
   Args:
     records: lines of metrics.jsonl: those of split "train" have "step", "loss" (nats per token)
       and "learning_rate"; those of "valid" "step", "nll_per_token" and "stderr" (nats per
-      token), "bits_per_byte" and "kind".
+      token), "bits_per_byte" and "kind"; others of "valid" are left out.
   """
   train = [r for r in records if r['split'] == 'train']
-  valid = [r for r in records if r['split'] == 'valid']
+  valid = [r for r in records if r['split'] == 'valid' and 'nll_per_token' in r]
   figure = Figure(figsize=(7.6, 4.4), layout='constrained')
   top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
   if train:

@@ -1,8 +1,9 @@
 """Refines a draft with a trained diffusion model.
 
   python -m ardiff_jax.refine --workdir=DIR --draft=TEXT_OR_@FILE [--prompt=TEXT] [--guidance=TEXT]
-    [--refiner=token|gate] [--strength=0.4] [--budget=0.2] [--sampler=acs] [--steps=64]
-    [--temperature=1.0] [--judge=DIR] [--seed=0] [--out=FILE.jsonl]
+    [--refiner=token|gate|latent] [--strength=0.4] [--budget=0.2] [--sampler=acs] [--steps=64]
+    [--temperature=1.0] [--prompt_scale=1] [--guidance_scale=1] [--judge=DIR] [--seed=0]
+    [--out=FILE.jsonl]
 
 Prints the refined text and nothing else; what changed, word by word, goes to standard error, and a
 line per draft to DIR/refined.jsonl, or to --out.
@@ -21,12 +22,14 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
 _DRAFT = flags.DEFINE_string('draft', None, 'Text to refine, or @FILE that holds it.')
 _PROMPT = flags.DEFINE_string('prompt', '', 'What the draft continues.')
 _GUIDANCE = flags.DEFINE_string('guidance', '', 'Text in front of the prompt.')
-_REFINER = flags.DEFINE_string('refiner', 'token', 'How: token or gate.')
+_REFINER = flags.DEFINE_string('refiner', None, 'How: token, gate or latent.')
 _STRENGTH = flags.DEFINE_float('strength', 0.4, '0 leaves the draft as it is, 1 writes it anew.')
 _BUDGET = flags.DEFINE_float('budget', None, 'Share of the tokens that may change; all by default.')
 _SAMPLER = flags.DEFINE_string('sampler', None, "Of refiner token; the config's by default.")
 _STEPS = flags.DEFINE_integer('steps', None, 'Noise levels from 1 to 0; looks of gate.', 1)
 _TEMPERATURE = flags.DEFINE_float('temperature', None, 'Divides the logits.', lower_bound=0.0)
+_PROMPT_SCALE = flags.DEFINE_float('prompt_scale', None, 'Pull of the prompt, of refiner latent.')
+_GUIDANCE_SCALE = flags.DEFINE_float('guidance_scale', None, 'Likewise, of the guidance.')
 _JUDGE = flags.DEFINE_string('judge', None, 'Directory of a model that measures both texts.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all random draws.', lower_bound=0)
 _OUT = flags.DEFINE_string('out', None, 'JSON-lines file instead of DIR/refined.jsonl.')
@@ -44,6 +47,7 @@ def main() -> None:
 
   model = ardiff_jax.load(directory)
   judge = ardiff_jax.load(_JUDGE.value) if _JUDGE.value else None
+  scales = {'prompt_scale': _PROMPT_SCALE.value, 'guidance_scale': _GUIDANCE_SCALE.value}
   (refined,) = model.refine(
     draft,
     prompt=_PROMPT.value,
@@ -56,16 +60,15 @@ def main() -> None:
     sampler=_SAMPLER.value,
     steps=_STEPS.value,
     temperature=_TEMPERATURE.value,
+    **{name: value for name, value in scales.items() if value is not None},
   )
   given = {'prompt': _PROMPT.value, 'guidance': _GUIDANCE.value, 'step': model.step}
   workdir.append(out, [dataclasses.asdict(refined) | given])
   print(refined.text)
   print(refinement.marked(refined.draft, refined.text), file=sys.stderr)
-  judged = (
-    ''
-    if judge is None
-    else (f'{refined.draft_nats:.3f} -> {refined.nats:.3f} nats/token under the judge, ')
-  )
+  judged = ''
+  if judge is not None:
+    judged = f'{refined.draft_nats:.3f} -> {refined.nats:.3f} nats/token under the judge, '
   print(
     f'{100 * refined.changed:.1f} % of the tokens changed, {judged}{refined.network_calls} network '
     f'calls, {refined.seconds:.1f} s with compilation',

@@ -24,11 +24,13 @@ from ardiff_jax import generation, samplers
 from ardiff_jax import method as method_lib
 from ardiff_jax.data.tokenizers import Tokenizer
 from ardiff_jax.errors import UserError
+from ardiff_jax.sampling import latents
 
-REFINERS = ('token', 'gate')
+REFINERS = ('token', 'gate', 'latent')
 
 Text = str | np.ndarray  # or its ids, int[n]
 
+_OF_LATENTS = 'sampler', 'steps', 'hyperschedule', 'prompt_scale', 'guidance_scale'
 _WORDS = re.compile(r'\s+|\w+|[^\w\s]')
 
 
@@ -165,7 +167,7 @@ def refine(
   *,
   prompts: Sequence[Text],
   guidances: Sequence[Text],
-  refiner: str,
+  refiner: str | None,
   strength: float,
   budget: float | None,
   keep: Sequence[np.ndarray] | None,
@@ -174,6 +176,8 @@ def refine(
   **sampling: Any,
 ) -> list[Refined]:
   """`Model.refine`, of which `model` and `judge` are."""
+  if refiner is None:
+    refiner = 'latent' if model.method.is_latent else 'token'
   if refiner not in REFINERS:
     raise UserError(f'refiner must be one of {", ".join(REFINERS)}, got {refiner!r}')
   for name, value in (('strength', strength), ('budget', budget)):
@@ -183,6 +187,9 @@ def refine(
     raise UserError('this model writes each token once and cannot refine: take a diffusion model')
   if judge is not None and judge.tokenizer.files != model.tokenizer.files:
     raise UserError('the judge has another tokenizer than the model')
+  if model.method.is_latent != (refiner == 'latent'):
+    kind = 'latents' if model.method.is_latent else 'tokens'
+    raise UserError(f'refiner {refiner} is not for this model, which denoises {kind}')
   if refiner == 'gate' and sampling.get('sampler') not in (None, 'revision'):
     raise UserError(f'refiner gate is sampler revision; leave out {sampling["sampler"]!r}')
   longest = model.config.data.length
@@ -203,9 +210,11 @@ def refine(
     # one a draft, whatever stands beside it
     seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in rows]
     began = time.perf_counter()
-    tokens, calls = _rewrite(model, few, refiner, strength, seeds, sampling)
-    gain = None
-    if budget is not None and (tokens != _stack(few)[0]).any():
+    rewrite = _rewrite_latents if refiner == 'latent' else _rewrite
+    tokens, gain, calls = rewrite(model, few, refiner, strength, seeds, dict(sampling))
+    if budget is None:
+      gain = None
+    elif gain is None and (tokens != _stack(few)[0]).any():
       gain, calls = _gain(model, few, tokens), calls + 1
     seconds = time.perf_counter() - began
     for place, (row, one) in enumerate(zip(rows, few, strict=True)):
@@ -249,18 +258,22 @@ def _keeping(canvases: list[Canvas], keep: Sequence[np.ndarray]) -> list[Canvas]
   return result
 
 
-def _rewrite(model, canvases, refiner, strength, seeds, sampling) -> tuple[np.ndarray, int]:
-  """Returns int32[N, L], canvases of one length rewritten, and the calls of the network."""
+def _rewrite(
+  model, canvases, refiner, strength, seeds, settings
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+  """Returns int32[N, L], canvases of one length rewritten; float32[N, L], their gain, None if that
+  is not known; and the calls of the network."""
   tokens, given = _stack(canvases)
+  if scales := sorted({'prompt_scale', 'guidance_scale'} & set(settings)):
+    raise UserError(f'{", ".join(scales)} are settings of refiner latent')
   if strength == 0.0 or given.all():
-    return tokens, 0
+    return tokens, None, 0
   common = dict(tokens=tokens, given=given, seed=seeds)
   if refiner == 'gate':
-    revision = {'threshold': (1.0 - strength,) * 2, **(sampling.pop('revision', None) or {})}
-    settings = {**sampling, 'sampler': 'revision', 'revision': revision}
+    revision = {'threshold': (1.0 - strength,) * 2, **(settings.pop('revision', None) or {})}
+    settings |= {'sampler': 'revision', 'revision': revision}
     samples = model.sample(len(tokens), **common, draft=tokens, **settings)
   else:
-    settings = dict(sampling)
     name = settings.pop('sampler', None) or model.config.sampling.sampler
     steps = settings.pop('steps', None) or model.config.sampling.steps
     rows = samplers.rows(
@@ -276,7 +289,39 @@ def _rewrite(model, canvases, refiner, strength, seeds, sampling) -> tuple[np.nd
     rows = dataclasses.replace(rows, last_time=strength)
     settings |= dict(sampler=name, hyperschedule=rows)
     samples = model.sample(len(tokens), **common, draft=noisy, **settings)
-  return np.array([sample.token_ids for sample in samples], np.int32), samples[0].network_calls
+  new = np.array([sample.token_ids for sample in samples], np.int32)
+  return new, None, samples[0].network_calls
+
+
+def _rewrite_latents(
+  model, canvases, refiner, strength, seeds, settings
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+  """`_rewrite` of latents."""
+  del refiner
+  tokens, given = _stack(canvases)
+  if strength == 0.0 or given.all():
+    return tokens, None, 0
+  settings = {name: value for name, value in settings.items() if value is not None}
+  unknown = sorted(set(settings) - set(_OF_LATENTS))
+  if unknown:
+    raise UserError(
+      f'refiner latent does not know {", ".join(unknown)}; it takes {", ".join(_OF_LATENTS)}'
+    )
+  kind = settings.get('sampler', latents.KINDS[0])
+  if kind not in latents.KINDS:
+    raise UserError(f'sampler {kind!r} of refiner latent must be one of {", ".join(latents.KINDS)}')
+  steps = max(1, math.ceil(strength * settings.get('steps', model.config.sampling.steps)))
+  length = tokens.shape[1]
+  if 'hyperschedule' in settings:
+    rows = method_lib.parse_hyperschedule(settings['hyperschedule'], length)
+  else:
+    rows = method_lib.make_hyperschedule(model.config, steps, length)
+  rows = dataclasses.replace(rows, last_time=strength)
+  scales = {name: float(settings.get(name, 1.0)) for name in ('prompt_scale', 'guidance_scale')}
+  new, gain = generation.refine_latents(
+    model.method, model.params, model.mesh, rows, tokens, given, seeds, kind, scales
+  )
+  return new, gain, rows.num_steps
 
 
 def _gain(model, canvases: list[Canvas], refined: np.ndarray) -> np.ndarray:

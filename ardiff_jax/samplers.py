@@ -304,6 +304,8 @@ def check(config: ConfigDict) -> None:
   """Raises UserError for what building the method or sampling by the config's defaults would
   refuse."""
   method = method_lib.build(config, vocab_size=2, bos_id=0, eos_id=0)
+  if method.is_latent:
+    return
   settings = config.sampling
   make(method, config, settings.sampler)
   if isinstance(method.process, TABLE['revision'].models) and not method.predicts_scores:

@@ -75,8 +75,8 @@ def get_base() -> ConfigDict:
   c.gate.standardise = True  # over the positions of a text; else in fixed units
 
   c.objective = ConfigDict()
-  # 'weighted_cross_entropy', 'next_token', 'score_entropy', 'any_order', 'adaptation' or
-  # 'overwrite_gate'
+  # 'weighted_cross_entropy', 'next_token', 'score_entropy', 'any_order', 'adaptation',
+  # 'overwrite_gate' or 'latent_diffusion'
   c.objective.name = 'weighted_cross_entropy'
   # of weighted_cross_entropy and score_entropy:
   c.objective.doubled = False  # train all positions in a pass; block, slide and hybrid only
@@ -104,6 +104,9 @@ def get_base() -> ConfigDict:
   c.objective.variation = 0.0  # weight of the change of doubt between looks
   c.objective.relaxation = 1.0  # temperature of relaxed and straight_through
   c.objective.denoising_weight = 0.0  # of the denoiser's own loss; 0 freezes it
+  # of latent_diffusion:
+  c.objective.latent_dim = 128  # width of a token's vector
+  c.objective.most_weight = 5.0  # of the error of an estimate, by its signal-to-noise ratio
 
   c.train = ConfigDict()
   c.train.steps = 1_000_000

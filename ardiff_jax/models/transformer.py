@@ -268,8 +268,13 @@ class Transformer(nn.Module):
     Returns:
       The rows, and with a cache keys and values of the kept ones, [N, B, num_kept, K, E].
     """
+    x_BxRxD = self.embed(tokens, sigma, positions)
+    kwargs = dict(cache=cache, num_kept=num_kept, deterministic=deterministic)
+    return self.stream(x_BxRxD, sigma=sigma, positions=positions, mask=mask, **kwargs)
+
+  def embed(self, tokens: jax.Array, sigma: jax.Array, positions: jax.Array) -> jax.Array:
+    """Returns float32[B, R, D], what `stream` starts from; arguments as in `features`."""
     cfg = self.config
-    dtype = jnp.dtype(cfg.dtype)
     x_BxRxD = jnp.take(self.embedding, tokens, axis=0)
     if cfg.mask_mixing:
       mixed = -jnp.expm1(-cfg.mask_mixing * sigma)[..., None]
@@ -279,6 +284,22 @@ class Transformer(nn.Module):
     if cfg.mask_positions:
       masked = (tokens == cfg.vocab_size)[..., None]
       x_BxRxD += jnp.where(masked, self.mask_position_embedding[jnp.atleast_2d(positions)], 0.0)
+    return x_BxRxD
+
+  def stream(
+    self,
+    x_BxRxD: jax.Array,
+    *,
+    sigma: jax.Array,
+    positions: jax.Array,
+    mask: AttentionMask | None = None,
+    cache: Cache | None = None,
+    num_kept: int = 0,
+    deterministic: bool = True,
+  ) -> tuple[Features, tuple[jax.Array, jax.Array] | None]:
+    """Runs the blocks over rows that are embedded; otherwise like `features`."""
+    cfg = self.config
+    dtype = jnp.dtype(cfg.dtype)
     x_BxRxD = x_BxRxD.astype(dtype)
     x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
     condition = None

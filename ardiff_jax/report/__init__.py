@@ -46,7 +46,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     config_text=json.dumps(content['config'], indent=2),
     training_schedule=method.make_hyperschedule(config).name,
     train=_last(metrics, 'train'),
-    valid=_last(metrics, 'valid'),
+    valid=_last([r for r in metrics if 'nll_per_token' in r], 'valid'),
     curves=_data_uri(plots.curves(metrics)) if metrics else None,
     schedule=schedule,
     schedule_picture=_data_uri(plots.hyperschedule(schedule)),

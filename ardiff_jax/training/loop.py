@@ -29,7 +29,7 @@ from ardiff_jax.data.corpus import load_corpus
 from ardiff_jax.data.guided import Guided
 from ardiff_jax.data.packing import Packed, pack
 from ardiff_jax.errors import UserError
-from ardiff_jax.evaluation import likelihood
+from ardiff_jax.evaluation import latents, likelihood
 from ardiff_jax.method import Method
 from ardiff_jax.progress import Progress
 from ardiff_jax.training.checkpointing import Checkpointer
@@ -237,13 +237,19 @@ def _check_numbers(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _evaluate(config, prepared, params, step, mesh, writer) -> None:
-  """Writes the likelihood of evenly spread sequences of the valid text."""
+  """Writes the likelihood of evenly spread sequences of the valid text, or what stands for it."""
   valid = prepared.valid
   rows = np.linspace(0, len(valid) - 1, min(len(valid), config.eval.train_sequences)).astype(int)
+  batches = pipeline.eval_batches(valid, batch_size=config.eval.batch_size, rows=rows)
+  if prepared.method.is_latent:
+    denoise = prepared.method.denoise
+    scalars = latents.measure(denoise, params, batches, seed=config.seed, mesh=mesh)
+    writer.write(step, 'valid', scalars)
+    return
   result = likelihood.measure(
     prepared.method,
     params,
-    pipeline.eval_batches(valid, batch_size=config.eval.batch_size, rows=rows),
+    batches,
     num_samples=config.eval.num_samples,
     seed=config.seed,
     mesh=mesh,

@@ -2,9 +2,9 @@
 
   python -m ardiff_jax.ablate --sweep=configs/sweeps/draft_refine.py --workdir=runs/draft_refine
 
-Trains an autoregressive judge, another that drafts and knows guidance, a refiner of noise, and a
-gate on top of it; then has drafts refined at several strengths, to be mended (`refine`), to have an
-attribute (`control`), or to be rewritten in another gender (`neutralise`).
+Trains an autoregressive judge, another that drafts and knows guidance, a refiner of tokens, a gate
+on top of it, and a refiner of latents; then has drafts refined at several strengths, to be mended
+(`refine`), to have an attribute (`control`), or to be rewritten in another gender (`neutralise`).
 `--sweep=configs/sweeps/draft_refine.py:600` trains for 600 updates instead of 1,200.
 """
 
@@ -27,6 +27,7 @@ def get_config(updates: str = '1200') -> ConfigDict:
   shared = {'tokenizer': {'path': '@judge/tokenizer.model'}, 'train': {'steps': updates}}
   c.models.drafter = _model('ar', {**shared, 'data': {'guided': True}})
   c.models.refiner = _model('draft_refine', shared)
+  c.models.latent = _model('latent_refiner', shared)
   gate = {'init_from': '@refiner', 'train': {'steps': updates // 4}}
   c.models.gate = _model('gate', {**gate, 'data': {'guided': True}})
 
@@ -36,10 +37,14 @@ def get_config(updates: str = '1200') -> ConfigDict:
     ('token', 'refiner', 'token', {'strength': _STRENGTHS}),
     ('token, few edits', 'refiner', 'token', {'strength': _STRENGTHS}),
     ('gate', 'gate', 'gate', {'strength': (0.3, 0.5, 0.7, 0.9)}),
+    ('latent', 'latent', 'latent', {'strength': _STRENGTHS}),
+    ('latent, guided', 'latent', 'latent', {'strength': _STRENGTHS}),
   ):
     run = dict(task='refine', model=model, refiner=refiner, title=title, num_texts=64)
     run |= dict(judge='judge', drafter='drafter', sampling={})
     run['budget'] = 0.1 if title == 'token, few edits' else 0.0
+    if title == 'latent, guided':
+      run['sampling'] = {'guidance_scale': 3.0}
     for asked in _ASKED:
       c.runs[f'{title}, {asked}'] = _run(run, asked, asked, 'corrupted', grid)
     c.runs[f'{title}, refine drafts'] = _run(run, 'refine', 'refine drafts of AR', 'ar', grid)
