@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from ardiff_jax import method, noise
+from ardiff_jax import method, noise, workdir
+from ardiff_jax.evaluation import gates
+from ardiff_jax.evaluation import samples as measures
 from ardiff_jax.hyperschedules import flat
 from ardiff_jax.models import gate as gate_lib
 from ardiff_jax.models.gate import Gate, Signals
@@ -447,3 +449,26 @@ def test_objective_refuses_denoisers_that_never_saw_a_wrong_token():
     OverwriteGate(noise.absorbing(V), Gate('linear', 4))
   with pytest.raises(ValueError, match=r'config\.gate\.kind'):
     OverwriteGate(noise.uniform(V), None)
+
+
+@pytest.mark.slow
+def test_a_gate_is_measured_by_what_it_doubts_first(models):
+  """As a revision of one look would have it; training logs it instead of a likelihood."""
+  model = models('gate')
+  draw = np.random.default_rng(0)
+  clean = draw.integers(0, 257, (6, 32)).astype(np.int32)
+  counted = draw.random(clean.shape) < 0.8
+  rows = method.make_hyperschedule(model.config, num_levels=1)
+  looking = method.on_schedule(model.method, rows)
+  batches = [{'tokens': clean, 'loss_mask': counted}]
+  found = gates.measure(looking, model.params, batches, seed=3, mesh=model.mesh)['gate_auc']
+  wrong = measures.corrupt(clean, 0.15, 257, 3)
+  revision = {'early_stop': False, 'prior_scale': model.config.revision.prior_scale}
+  looks = model.sample(
+    6, tokens=wrong, given=~counted, draft=wrong, sampler='revision', steps=1, revision=revision
+  )
+  doubt = np.array([look.doubt for look in looks])
+  expected = measures.area_under_curve(doubt[counted], (wrong != clean)[counted])
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  lines = workdir.read_lines(models.directory('gate') / 'metrics.jsonl')
+  assert all(0.0 < x['gate_auc'] < 1.0 for x in lines if x['split'] == 'valid')

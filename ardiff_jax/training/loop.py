@@ -29,7 +29,7 @@ from ardiff_jax.data.corpus import load_corpus
 from ardiff_jax.data.guided import Guided
 from ardiff_jax.data.packing import Packed, pack
 from ardiff_jax.errors import UserError
-from ardiff_jax.evaluation import latents, likelihood
+from ardiff_jax.evaluation import gates, latents, likelihood
 from ardiff_jax.method import Method
 from ardiff_jax.progress import Progress
 from ardiff_jax.training.checkpointing import Checkpointer
@@ -244,6 +244,12 @@ def _evaluate(config, prepared, params, step, mesh, writer) -> None:
   if prepared.method.is_latent:
     denoise = prepared.method.denoise
     scalars = latents.measure(denoise, params, batches, seed=config.seed, mesh=mesh)
+    writer.write(step, 'valid', scalars)
+    return
+  if prepared.method.trained == ('gate',):
+    rows = method_lib.make_hyperschedule(config, num_levels=1)
+    method = method_lib.on_schedule(prepared.method, rows)
+    scalars = gates.measure(method, params, batches, seed=config.seed, mesh=mesh)
     writer.write(step, 'valid', scalars)
     return
   result = likelihood.measure(
