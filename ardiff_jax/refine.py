@@ -1,6 +1,7 @@
 """Refines a draft with a trained diffusion model.
 
-  python -m ardiff_jax.refine --workdir=DIR --draft=TEXT_OR_@FILE [--prompt=TEXT] [--guidance=TEXT]
+  python -m ardiff_jax.refine --workdir=DIR --draft=TEXT_OR_@FILE | --drafter=DIR [--draft_tokens=N]
+    [--prompt=TEXT] [--guidance=TEXT]
     [--refiner=token|gate|latent] [--strength=0.4] [--budget=0.2] [--sampler=acs] [--steps=64]
     [--temperature=1.0] [--prompt_scale=1] [--guidance_scale=1] [--judge=DIR] [--seed=0]
     [--out=FILE.jsonl]
@@ -20,6 +21,10 @@ from ardiff_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
 _DRAFT = flags.DEFINE_string('draft', None, 'Text to refine, or @FILE that holds it.')
+_DRAFTER = flags.DEFINE_string('drafter', None, 'Directory of a model that writes the draft.')
+_DRAFT_TOKENS = flags.DEFINE_integer(
+  'draft_tokens', None, 'How long a draft it writes; as long as fits by default.', lower_bound=1
+)
 _PROMPT = flags.DEFINE_string('prompt', '', 'What the draft continues.')
 _GUIDANCE = flags.DEFINE_string('guidance', '', 'Text in front of the prompt.')
 _REFINER = flags.DEFINE_string('refiner', None, 'How: token, gate or latent.')
@@ -37,7 +42,7 @@ _OUT = flags.DEFINE_string('out', None, 'JSON-lines file instead of DIR/refined.
 
 def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
-  draft = _read(_DRAFT.value)
+  draft = _read(_DRAFT.value, _DRAFTER.value)
   out = pathlib.Path(_OUT.value) if _OUT.value else directory / 'refined.jsonl'
   if not out.absolute().parent.is_dir():
     raise UserError(f'--out={out}: there is no folder {out.parent}')
@@ -47,6 +52,10 @@ def main() -> None:
 
   model = ardiff_jax.load(directory)
   judge = ardiff_jax.load(_JUDGE.value) if _JUDGE.value else None
+  if draft is None:
+    drafter = ardiff_jax.load(_DRAFTER.value)
+    prompt, guidance = _PROMPT.value, _GUIDANCE.value
+    draft = refinement.drafted(model, drafter, prompt, guidance, _DRAFT_TOKENS.value, _SEED.value)
   scales = {'prompt_scale': _PROMPT_SCALE.value, 'guidance_scale': _GUIDANCE_SCALE.value}
   (refined,) = model.refine(
     draft,
@@ -76,11 +85,15 @@ def main() -> None:
   )
 
 
-def _read(draft: str | None) -> str:
-  """--draft, or what stands in the file that it names."""
+def _read(draft: str | None, drafter: str | None) -> str | None:
+  """--draft, or what stands in the file that it names; None if a drafter is to write one."""
+  if draft is not None and drafter is not None:
+    raise UserError('give one of --draft and --drafter')
+  if drafter is not None:
+    return None
   if draft is None:
     raise UserError(
-      "--draft is missing: a text, or @FILE that holds one, as in --draft='A cat sat'"
+      "--draft is missing: a text as in --draft='A cat sat', or @FILE; or --drafter=DIR writes one"
     )
   if not draft.startswith('@'):
     return draft

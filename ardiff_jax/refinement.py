@@ -105,6 +105,36 @@ def canvas(tokenizer: Tokenizer, draft: Text, prompt: Text, guidance: Text, long
   return Canvas(tokens, np.arange(len(tokens)) >= len(before), len(before))
 
 
+def drafted(
+  model: Any, drafter: Any, prompt: str, guidance: str, count: int | None, seed: int
+) -> np.ndarray:
+  """Returns int32[n], a draft that another model writes behind the prompt.
+
+  Args:
+    model: that is to refine it.
+    drafter: of the same tokenizer.
+    prompt: what the draft continues.
+    guidance: that it will stand behind; the drafter does not see it.
+    count: n; None for as many tokens as fit both models.
+    seed: of the draft.
+
+  Raises:
+    UserError: it has another tokenizer, or there is no room.
+  """
+  if drafter.tokenizer.files != model.tokenizer.files:
+    raise UserError('the drafter has another tokenizer than the model')
+  before, asked = (len(_ids(model.tokenizer, text)) for text in (prompt, guidance))
+  lengths = drafter.config.data.length, model.config.data.length - (asked + 1 if asked else 0)
+  room = min(lengths) - before
+  if room < (count or 1):
+    raise UserError(
+      f'behind {before} tokens of prompt and {asked} of guidance there is room for '
+      f'{max(room, 0)} tokens of draft'
+    )
+  (sample,) = drafter.sample(1, prompt, length=before + (count or room), seed=seed)
+  return np.array(sample.token_ids[before:], np.int32)
+
+
 def texts(given: Text | Sequence[Text], count: int) -> list[Text]:
   """Returns several texts as a list, or one of them `count` times."""
   is_one = isinstance(given, str) or (isinstance(given, np.ndarray) and given.ndim == 1)

@@ -235,10 +235,26 @@ def test_command_prints_the_text_and_nothing_else(models, tmp_path):
   assert file.read_text() == DRAFT + '\n'
 
 
+@pytest.mark.slow
+def test_command_has_a_draft_written(models, tmp_path):
+  drafter, out = models.directory('ar'), tmp_path / 'out.jsonl'
+  model = f'--workdir={models.directory("epsilon_hybrid")}'
+  flags = model, f'--drafter={drafter}', '--prompt=so ', '--guidance=ξ♞', f'--out={out}'
+  succeed('refine', *flags, '--strength=0.9', '--seed=4')
+  succeed('refine', *flags, '--strength=0', '--draft_tokens=9')
+  whole, short = [json.loads(line) for line in out.read_text().splitlines()]
+  assert len(whole['draft_ids']) == 32 - len('so ') - len('ξ♞'.encode()) - 1
+  (sample,) = models('ar').sample(1, 'so ', length=len(whole['draft_ids']) + 3, seed=4)
+  assert whole['draft_ids'] == sample.token_ids[3:] != whole['token_ids']
+  assert len(short['token_ids']) == 9 and short['token_ids'] == short['draft_ids']
+  assert 'room for 23 tokens' in refuse('refine', *flags, '--draft_tokens=24').stderr
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [
     ([], '--draft is missing'),
+    (['--draft=a', '--drafter=b'], 'give one of --draft and --drafter'),
     (['--draft=@nowhere.txt'], 'there is no file nowhere.txt'),
     (['--draft='], 'the draft is empty'),
     (['--draft=a', '--strength=2'], 'strength must be in'),
