@@ -12,6 +12,8 @@ CACHE = os.environ.setdefault(
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from ardiff_jax import compiled  # noqa: E402
+
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_debug_key_reuse', True)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -19,16 +21,14 @@ jax.config.update('jax_compilation_cache_dir', CACHE)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MEMORY_MAPS = pathlib.Path('/proc/self/maps')  # Linux alone has it, and the limit
 DATA = pathlib.Path(os.environ.get('ARDIFF_DATA', ROOT.parent / 'shared' / 'data'))
 
 
 @pytest.fixture(autouse=True)
 def few_memory_maps():
-  """Every compiled program is mapped into memory, and at vm.max_map_count XLA crashes."""
+  """Thousands of tests compile more programs than a process may hold."""
   yield
-  if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b'\n') > 30_000:  # of 65,530
-    jax.clear_caches()
+  compiled.drop_many()
 
 
 @pytest.fixture

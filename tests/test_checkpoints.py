@@ -411,8 +411,12 @@ def test_every_layout_goes_in_samples_and_comes_out_the_same(layout, shared_data
   config.hyperschedule.width = 4
   tokenizer = shared_data / 'gpt2_bpe'
   convert.import_file(source, workdir, layout=layout, tokenizer=tokenizer, config=config)
-  (sample,) = ardiff_jax.load(workdir).sample(1, 'Hello')
+  model = ardiff_jax.load(workdir)
+  (sample,) = model.sample(1, 'Hello')
   assert sample.token_ids[0] == 15496 and len(sample.token_ids) == 16
+  if layout != 'gpt2':
+    (refined,) = model.refine('Hello world, hello', prompt='Hello', strength=0.9, steps=2)
+    assert len(refined.token_ids) == len(refined.draft_ids) and refined.changed > 0
   assert convert.export_file(workdir, tmp_path / 'again.safetensors') == layout
   with (
     safetensors.safe_open(source, 'numpy') as old,

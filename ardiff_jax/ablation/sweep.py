@@ -31,6 +31,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ardiff_jax import compiled
 from ardiff_jax import workdir as files
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.ablation.tasks import TASKS
@@ -83,6 +84,7 @@ def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
   for name, seed in _needed(sweep):
     if not _train(sweep, directory, name, seed):
       return False
+    compiled.drop_many()
 
   results = directory / 'results.jsonl'
   kept = [record for record in files.read_lines(results) if 'error' not in record]
@@ -100,6 +102,7 @@ def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
         traceback.print_exc()
       figures, failed = {'error': f'{type(error).__name__}: {error}'}, failed + 1
     files.append(results, [cell.identity | _finite(figures)])
+    compiled.drop_many()
     each = (time.monotonic() - began) / number
     progress.show(len(cells) - len(left) + number, f'{cell.name}, {each:.1f} s a figure', None)
   progress.close()
