@@ -202,8 +202,9 @@ def margins(
   new: np.ndarray,
   old: np.ndarray,
   level: float,
-) -> np.ndarray:
-  """Returns float32[N, L], log q[new] - log q[old] where not `given`, else 0; see `Margin`.
+) -> tuple[np.ndarray, int]:
+  """Returns float32[N, L], log q[new] - log q[old] where not `given`, else 0, see `Margin`, and the
+  network calls it took.
 
   Args:
     method: on rows that show each position once.
@@ -229,7 +230,7 @@ def margins(
       draft=canvas,
       use_cache=method.denoise.is_cacheable,
     )
-  return np.asarray(jax.device_get(result.memory))
+  return jax.device_get(result.memory), int(result.network_calls)
 
 
 def refine_latents(

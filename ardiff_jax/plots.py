@@ -300,6 +300,9 @@ def _draw_loss(axes: Axes, steps: np.ndarray, loss: np.ndarray) -> None:
 
 def _draw_valid(axes: Axes, valid: Sequence[dict[str, Any]]) -> None:
   last = valid[-1]
+  end = f'{last["nll_per_token"]:.3f} nats per token'
+  if 'bits_per_byte' in last:  # not of tokens that a guidance foretells
+    end = f'{last["bits_per_byte"]:.3f} bits per byte'
   axes.errorbar(
     *(_column(valid, name) for name in ('step', 'nll_per_token', 'stderr')),
     fmt='o-',
@@ -307,6 +310,5 @@ def _draw_valid(axes: Axes, valid: Sequence[dict[str, Any]]) -> None:
     linewidth=1.4,
     markersize=4,
     capsize=2.5,
-    label=f'validation, {last["kind"]} ± standard error: '
-    f'{last["bits_per_byte"]:.3f} bits per byte at the end',
+    label=f'validation, {last["kind"]} ± standard error: {end} at the end',
   )

@@ -44,6 +44,8 @@ def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
   draft = _read(_DRAFT.value, _DRAFTER.value)
   out = pathlib.Path(_OUT.value) if _OUT.value else directory / 'refined.jsonl'
+  if _DRAFT.value == f'@{_OUT.value}':
+    raise UserError(f'--out={out} is the draft itself: name another file')
   if not out.absolute().parent.is_dir():
     raise UserError(f'--out={out}: there is no folder {out.parent}')
 
@@ -101,7 +103,7 @@ def _read(draft: str | None, drafter: str | None) -> str | None:
   if not path.is_file():
     raise UserError(f'--draft={draft}: there is no file {path}')
   try:
-    return path.read_text(encoding='utf-8').removesuffix('\n')
+    return path.read_bytes().decode().removesuffix('\n')
   except UnicodeDecodeError as error:
     raise UserError(f'--draft={draft}: {path} is not UTF-8 text: {error}') from None
 

@@ -2,7 +2,7 @@
 
 A draft stands on a canvas behind what it is to follow,
 
-  guidance, end of document, prompt, draft
+  guidance, end of document twice, prompt, draft
 
 and only the draft is rewritten. Without guidance the canvas is that of the prompt and the draft.
 
@@ -95,7 +95,7 @@ def canvas(tokenizer: Tokenizer, draft: Text, prompt: Text, guidance: Text, long
   if not ids:
     raise UserError('the draft is empty: there is nothing to refine')
   if asked:
-    before = [*asked, tokenizer.eos_id, *before]
+    before = [*asked, tokenizer.eos_id, tokenizer.eos_id, *before]
   if len(before) + len(ids) > longest:
     raise UserError(
       f'a draft of {len(ids)} tokens behind {len(before)} of guidance and prompt is longer than '
@@ -124,7 +124,7 @@ def drafted(
   if drafter.tokenizer.files != model.tokenizer.files:
     raise UserError('the drafter has another tokenizer than the model')
   before, asked = (len(_ids(model.tokenizer, text)) for text in (prompt, guidance))
-  lengths = drafter.config.data.length, model.config.data.length - (asked + 1 if asked else 0)
+  lengths = drafter.config.data.length, model.config.data.length - (asked + 2 if asked else 0)
   room = min(lengths) - before
   if room < (count or 1):
     raise UserError(
@@ -245,7 +245,8 @@ def refine(
     if budget is None:
       gain = None
     elif gain is None and (tokens != _stack(few)[0]).any():
-      gain, calls = _gain(model, few, tokens), calls + 1
+      gain, more = _gain(model, few, tokens)
+      calls += more
     seconds = time.perf_counter() - began
     for place, (row, one) in enumerate(zip(rows, few, strict=True)):
       new, reverted = tokens[place, one.start :], 0
@@ -296,6 +297,7 @@ def _rewrite(
   tokens, given = _stack(canvases)
   if scales := sorted({'prompt_scale', 'guidance_scale'} & set(settings)):
     raise UserError(f'{", ".join(scales)} are settings of refiner latent')
+  samplers.named(settings.get('sampler') or model.config.sampling.sampler)
   if strength == 0.0 or given.all():
     return tokens, None, 0
   common = dict(tokens=tokens, given=given, seed=seeds)
@@ -305,13 +307,18 @@ def _rewrite(
     samples = model.sample(len(tokens), **common, draft=tokens, **settings)
   else:
     name = settings.pop('sampler', None) or model.config.sampling.sampler
-    steps = settings.pop('steps', None) or model.config.sampling.steps
+    asked = settings.pop('steps', None)
+    steps = asked or model.config.sampling.steps
+    other = settings.pop('hyperschedule', None)
+    if other is not None and asked is not None:
+      raise UserError('steps and hyperschedule: give one; num_levels of the latter is the steps')
     rows = samplers.rows(
       model.method,
       model.config,
       name,
       length=tokens.shape[1],
-      steps=max(1, math.ceil(strength * steps)),
+      steps=None if other else max(1, math.ceil(strength * steps)),
+      other=other,
     )
     if samplers.named(name).own_rows is not None:
       raise UserError(f'sampler {name} has a hyperschedule of its own and starts from nothing')
@@ -329,8 +336,6 @@ def _rewrite_latents(
   """`_rewrite` of latents."""
   del refiner
   tokens, given = _stack(canvases)
-  if strength == 0.0 or given.all():
-    return tokens, None, 0
   settings = {name: value for name, value in settings.items() if value is not None}
   unknown = sorted(set(settings) - set(_OF_LATENTS))
   if unknown:
@@ -340,6 +345,10 @@ def _rewrite_latents(
   kind = settings.get('sampler', latents.KINDS[0])
   if kind not in latents.KINDS:
     raise UserError(f'sampler {kind!r} of refiner latent must be one of {", ".join(latents.KINDS)}')
+  if strength == 0.0 or given.all():
+    return tokens, None, 0
+  if {'steps', 'hyperschedule'} <= set(settings):
+    raise UserError('steps and hyperschedule: give one; num_levels of the latter is the steps')
   steps = max(1, math.ceil(strength * settings.get('steps', model.config.sampling.steps)))
   length = tokens.shape[1]
   if 'hyperschedule' in settings:
@@ -348,15 +357,16 @@ def _rewrite_latents(
     rows = method_lib.make_hyperschedule(model.config, steps, length)
   rows = dataclasses.replace(rows, last_time=strength)
   scales = {name: float(settings.get(name, 1.0)) for name in ('prompt_scale', 'guidance_scale')}
+  is_plain = all(scale == 1.0 for scale in scales.values())
   new, gain = generation.refine_latents(
     model.method, model.params, model.mesh, rows, tokens, given, seeds, kind, scales
   )
-  return new, gain, rows.num_steps
+  return new, gain, rows.num_steps * (1 if is_plain else 3)  # each condition is a pass
 
 
-def _gain(model, canvases: list[Canvas], refined: np.ndarray) -> np.ndarray:
+def _gain(model, canvases: list[Canvas], refined: np.ndarray) -> tuple[np.ndarray, int]:
   """float32[N, L], log q[new] - log q[old] where tokens changed, these hidden together, in one pass
-  over the hyperschedule."""
+  over the hyperschedule; and the calls it took."""
   tokens, _ = _stack(canvases)
   method = model.method
   rows = method_lib.make_hyperschedule(model.config, num_levels=1, length=tokens.shape[1])

@@ -98,14 +98,14 @@ def get_base() -> ConfigDict:
   # of overwrite_gate:
   c.objective.loss = 'bce'  # or 'marginal', 'relaxed', 'straight_through'
   c.objective.target = 'canvas_wrong'  # of bce; or 'pred_wrong', 'benefit'
-  c.objective.corrupted = 0.3  # greatest share of tokens replaced
+  c.objective.corrupted = 0.3  # greatest share of tokens replaced; of latent_diffusion too
   c.objective.looks = 2  # in a row, overwritten in between as config.revision says
   c.objective.sparsity = 0.0  # weight of the edits
   c.objective.variation = 0.0  # weight of the change of doubt between looks
   c.objective.relaxation = 1.0  # temperature of relaxed and straight_through
   c.objective.denoising_weight = 0.0  # of the denoiser's own loss; 0 freezes it
   # of latent_diffusion:
-  c.objective.latent_dim = 128  # width of a token's vector
+  c.objective.latent_dim = 32  # width of a token's vector
   c.objective.most_weight = 5.0  # of the error of an estimate, by its signal-to-noise ratio
 
   c.train = ConfigDict()

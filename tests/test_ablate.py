@@ -208,7 +208,7 @@ def test_task_of_refinements(tmp_path):
   for asked, draft in (('refine', 'corrupted'), ('control', 'ar'), ('neutralise', 'ar')):
     for model, refiner, grid in (
       ('refiner', 'token', {'strength': (0.0, 0.5)}),
-      ('drafter', 'ar', {'calls': (0, 48)}),
+      ('drafter', 'ar', {'tries': (1, 2)}),
     ):
       run = dict(common, model=model, refiner=refiner, draft=draft, group=asked)
       sweep.runs[f'{refiner}, {asked}'] = ConfigDict(
@@ -218,23 +218,25 @@ def test_task_of_refinements(tmp_path):
   found = {}
   for record in workdir.read_lines(tmp_path / 'out' / 'results.jsonl'):
     settings, metrics = record['settings'], record['metrics']
-    amount = settings.get('strength', settings.get('calls'))
-    found[settings['asked'], record['name'], bool(amount)] = metrics
+    amount = settings.get('strength', settings.get('tries'))
+    found[settings['asked'], record['name'], amount] = metrics
     assert 0 < metrics['texts'] <= 12
     assert ('success' in metrics) != ('fixed' in metrics)
-    assert metrics['draft_calls'] == (48 if settings['asked'] == 'control' else 0)
+    drafted = settings['asked'] == 'control' and record['name'] == 'token'
+    assert metrics['draft_calls'] == (48 if drafted else 0)
     for example in record['examples']:
       asks_to_fix = example['guidance'] == 'fix'
       assert asks_to_fix == (settings['asked'] == 'refine')
   for asked in ('refine', 'control', 'neutralise'):
-    still = [found[asked, name, False] for name in ('token', 'ar')]
-    moved = [found[asked, name, True] for name in ('token', 'ar')]
-    assert [x['draft_nats'] for x in moved] == [x['draft_nats'] for x in still]
-    for metrics in still:
-      assert metrics['judge_nats'] == metrics['draft_nats'] and metrics['calls'] == 0
-      assert metrics['changed'] == metrics.get('success', 0.0) == metrics.get('fixed', 0.0) == 0.0
-    for metrics in moved:
-      assert metrics['calls'] > 0 and 0 < metrics['edit_distance'] <= 1 >= metrics['changed']
+    still, moved = (found[asked, 'token', strength] for strength in (0.0, 0.5))
+    once, twice = (found[asked, 'ar', tries] for tries in (1, 2))
+    assert len({x['draft_nats'] for x in (still, moved, once, twice)}) == 1
+    assert still['judge_nats'] == still['draft_nats']
+    assert still['changed'] == still.get('success', 0.0) == still.get('fixed', 0.0) == 0.0
+    assert moved['calls'] > still['calls'] == still['draft_calls']
+    assert 0 < moved['edit_distance'] <= 1 >= moved['changed'] > 0
+    assert (once['calls'], twice['calls']) == (48, 96) and once['changed'] > 0.5
+    assert twice.get('success', 1.0) >= once.get('success', 1.0)
   page = results.write(tmp_path / 'out').read_text()
   assert page.count('<details') == 6 and '<ins>' in page and '<del>' in page
   bad = ConfigDict(dict(common, model='refiner', refiner='token', draft='ar'))

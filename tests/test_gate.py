@@ -462,7 +462,7 @@ def test_a_gate_is_measured_by_what_it_doubts_first(models):
   looking = method.on_schedule(model.method, rows)
   batches = [{'tokens': clean, 'loss_mask': counted}]
   found = gates.measure(looking, model.params, batches, seed=3, mesh=model.mesh)['gate_auc']
-  wrong = measures.corrupt(clean, 0.15, 257, 3)
+  wrong = np.where(counted, measures.corrupt(clean, 0.15, 257, 3), clean)
   revision = {'early_stop': False, 'prior_scale': model.config.revision.prior_scale}
   looks = model.sample(
     6, tokens=wrong, given=~counted, draft=wrong, sampler='revision', steps=1, revision=revision

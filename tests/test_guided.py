@@ -89,25 +89,27 @@ def test_rows_are_guidance_a_document_end_prompt_and_target():
     assert tokens.shape == counted.shape == (64,) and tokens.dtype == np.int32
     assert (np.diff(counted.astype(int)) >= 0).all()  # the counted come last
     (ends,) = np.nonzero(tokens == BYTES.eos_id)
-    head, text = np.split(tokens, [ends[0] + 1 if len(ends) else 0])
+    before, text = np.split(tokens, [ends[1] + 1 if len(ends) else 0])
     source = bytes(plain[row]['tokens'].tolist()).decode()
-    if counted.sum() == len(text):
+    whole = counted.sum() == len(text)
+    if whole:
       seen.add('no prompt')
     if not len(ends):
       seen.add('no guidance')
-      assert bytes(text.tolist()).decode() == source
+      assert bytes(text.tolist()).decode() == source and counted.sum() in (32, 64)
       continue
-    guidance = bytes(head[:-1].tolist()).decode()
+    assert len(ends) == 2 and ends[1] == ends[0] + 1
+    guidance = bytes(before[:-2].tolist()).decode()
+    assert before.tolist() == guided.head(BYTES, guidance)
     seen.add(guidance.partition(':')[0])
-    if counted.sum() == len(text):
-      continue
     prompt, target = (BYTES.decode(x) for x in np.split(text, [len(text) - counted.sum()]))
-    assert source[:32].endswith(prompt)
+    size = 64 if whole else 32
+    assert source[: 64 - size].endswith(prompt)
     if guidance.startswith('gender'):
-      assert attributes.regender(source[32:], guidance[8:]).startswith(target)
+      assert target in attributes.regender(source[-size:], guidance[8:])
     else:
-      assert target == source[32:]
-      assert guidance == attributes.FIX or attributes.holds(guidance, target)
+      assert source.endswith(target) and (whole or target == source[32:])
+    assert guidance == attributes.FIX or attributes.holds(guidance, target)
   wanted = {'no guidance', 'no prompt', 'fix', 'keyword', 'voice', 'tense', 'sentences', 'gender'}
   assert seen == wanted
 

@@ -28,9 +28,9 @@ DRAFT = '3 plus 4 is 7.'
 
 def test_canvas_is_guidance_a_document_and_the_prompt_before_the_draft():
   canvas = refinement.canvas(BYTES, 'cat', 'a ', 'be brief', 20)
-  assert canvas.tokens.tolist() == [*b'be brief', BYTES.eos_id, *b'a cat']
+  assert canvas.tokens.tolist() == [*b'be brief', BYTES.eos_id, BYTES.eos_id, *b'a cat']
   assert bytes(canvas.draft.tolist()) == b'cat'
-  np.testing.assert_array_equal(canvas.free, [False] * 11 + [True] * 3)
+  np.testing.assert_array_equal(canvas.free, [False] * 12 + [True] * 3)
   assert refinement.canvas(BYTES, 'cat', '', '', 3).start == 0
 
 
@@ -171,6 +171,18 @@ def test_budget_keeps_the_edits_that_the_model_prefers_most(models):
     np.testing.assert_array_equal(np.flatnonzero(kept != old), np.sort(best))
 
 
+def test_rows_of_a_refinement_may_be_others(models):
+  model = models('bd3lm')
+  usual, other = (
+    model.refine(DRAFT, strength=0.8, **rows)[0]
+    for rows in (dict(steps=5), dict(hyperschedule='block,width=2,num_levels=1'))
+  )
+  assert usual.network_calls <= 2 * 4 and other.network_calls <= 7
+  assert usual.text != other.text
+  (bound,) = model.refine(DRAFT, strength=0.8, steps=5, budget=0.1)
+  assert bound.network_calls == usual.network_calls + 2  # two blocks to compare
+
+
 def test_judge_reads_the_text_after_the_prompt(models):
   (one,) = models('epsilon_hybrid').refine(
     DRAFT, prompt='so ', guidance='be brief', strength=0.8, judge=models('ar')
@@ -201,6 +213,8 @@ def _nats(judge, ids):
     ('epsilon_hybrid', {'refiner': 'gate', 'sampler': 'acs'}, 'leave out .acs.'),
     ('mdlm', {'keep': [np.ones(3, bool)]}, 'keep of draft 0 must be 14 booleans'),
     ('mdlm', {'keep': []}, 'keep is for 0 drafts'),
+    ('mdlm', {'sampler': 'magic', 'strength': 0.0}, 'unknown sampler'),
+    ('mdlm', {'steps': 2, 'hyperschedule': 'block,width=2,num_levels=2'}, 'give one'),
     ('mdlm', {'guidance': 'x' * 30}, "longer than the model's 32"),
   ],
 )
@@ -222,17 +236,20 @@ def test_judge_of_another_tokenizer_is_refused(models):
 def test_command_prints_the_text_and_nothing_else(models, tmp_path):
   directory = models.directory('epsilon_hybrid')
   file = tmp_path / 'draft.txt'
-  file.write_text(DRAFT + '\n')
+  draft = 'two\r\nlines\t '
+  file.write_bytes(draft.encode() + b'\n')
   arguments = 'refine', f'--workdir={directory}', f'--out={tmp_path}/out.jsonl'
   same = succeed(*arguments, f'--draft=@{file}', '--strength=0')
-  assert same.stdout == DRAFT + '\n'
+  records = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
+  assert same.stdout == 'two\nlines\t \n' and records[0]['text'] == draft  # the pipe is text
   judged = f'--judge={models.directory("ar")}'
   other = succeed(*arguments, f'--draft={DRAFT}', '--strength=0.9', '--prompt=so ', judged)
   records = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
   assert other.stdout == records[1]['text'] + '\n' != same.stdout
   assert records[1]['nats'] > 0.0 and 'nats/token under the judge' in other.stderr
   assert refinement.marked(DRAFT, records[1]['text']) in other.stderr
-  assert file.read_text() == DRAFT + '\n'
+  assert file.read_bytes() == draft.encode() + b'\n'
+  assert 'is the draft itself' in refuse(*arguments[:2], f'--draft=@{file}', f'--out={file}').stderr
 
 
 @pytest.mark.slow
@@ -243,11 +260,11 @@ def test_command_has_a_draft_written(models, tmp_path):
   succeed('refine', *flags, '--strength=0.9', '--seed=4')
   succeed('refine', *flags, '--strength=0', '--draft_tokens=9')
   whole, short = [json.loads(line) for line in out.read_text().splitlines()]
-  assert len(whole['draft_ids']) == 32 - len('so ') - len('ξ♞'.encode()) - 1
+  assert len(whole['draft_ids']) == 32 - len('so ') - len('ξ♞'.encode()) - 2
   (sample,) = models('ar').sample(1, 'so ', length=len(whole['draft_ids']) + 3, seed=4)
   assert whole['draft_ids'] == sample.token_ids[3:] != whole['token_ids']
   assert len(short['token_ids']) == 9 and short['token_ids'] == short['draft_ids']
-  assert 'room for 23 tokens' in refuse('refine', *flags, '--draft_tokens=24').stderr
+  assert 'room for 22 tokens' in refuse('refine', *flags, '--draft_tokens=23').stderr
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ _SPOKES = {  # of the radar; more is better everywhere
 }
 
 _AXES = {  # of refinements
-  'calls': 'network calls, after the draft',
+  'calls': 'network calls, those of the draft included',
   'edit_distance': 'edit distance from the draft',
   'judge_nats': 'judge, nats per token (less is better)',
   'success': 'share of texts that are as asked',

@@ -9,10 +9,12 @@ By `asked` of the settings,
               that the guidance then names; those that have it all the same are left out
   neutralise  the true continuation, to be rewritten in another gender; those in it are left out
 
-Refiner 'ar' of the run is the drafter alone: it writes the end of the draft anew, as many tokens as
-`calls` of the settings say, behind the same guidance.
+Refiner 'ar' of the run is the drafter alone: behind the same guidance it writes as many texts as
+`tries` of the settings says, and keeps the one that is as asked and that it finds likeliest. Its
+calls are all there are; a refiner's come on top of those of its draft.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -35,7 +37,7 @@ class Drafts(NamedTuple):
   """What is to be refined: N texts of equal length.
 
   Attributes:
-    head: of each, ids of the guidance and the end of its document.
+    head: of each, ids of the guidance and its ends.
     guidance: of each, in words.
     prompt: int32[N, P].
     draft: int32[N, n].
@@ -52,34 +54,32 @@ class Drafts(NamedTuple):
 
 
 def refine(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dict[str, Any]:
-  """`asked` and `strength` or `calls` of the settings, `refiner` of the run say what is done."""
+  """`asked` and `strength` or `tries` of the settings, `refiner` of the run say what is done."""
   model = models(run.model, seed)
   drafts = _drafts(models, run, settings['asked'], seed)
-  length, size = model.config.data.length, drafts.draft.shape[1]
   prompts = [prompt[len(head) :] for head, prompt in zip(drafts.head, drafts.prompt, strict=True)]
   if run.refiner == 'ar':
-    drafter = models(run.drafter, seed)
-    tokens = np.stack(
-      [np.concatenate(parts) for parts in zip(drafts.head, prompts, drafts.draft, strict=True)]
-    ).astype(np.int32)
-    count = min(settings['calls'], size)
-    given = np.broadcast_to(np.arange(length) < length - count, tokens.shape)
-    written = drafter.sample(len(tokens), tokens=tokens, given=given, seed=seed)
-    after = np.array([one.token_ids for one in written], np.int32)[:, -size:]
-    calls, seconds = written[0].network_calls, written[0].seconds
+    rewrite = lambda: _written(models, run, drafts, prompts, settings['tries'], seed)  # noqa: E731
   else:
-    refined = model.refine(
-      list(drafts.draft),
-      prompt=prompts,
-      guidance=drafts.guidance,
-      refiner=run.refiner,
-      strength=settings['strength'],
-      budget=run.get('budget') or None,
-      seed=seed,
-      **run.get('sampling', ConfigDict()),
-    )
-    after = np.array([one.token_ids for one in refined], np.int32)
-    calls, seconds = refined[0].network_calls, refined[0].seconds
+
+    def rewrite():
+      refined = model.refine(
+        list(drafts.draft),
+        prompt=prompts,
+        guidance=drafts.guidance,
+        refiner=run.refiner,
+        strength=settings['strength'],
+        budget=run.get('budget') or None,
+        seed=seed,
+        **run.get('sampling', ConfigDict()),
+      )
+      return np.array([one.token_ids for one in refined], np.int32), refined[0].network_calls
+
+  rewrite()  # compiles
+  began = time.perf_counter()
+  after, calls = rewrite()
+  seconds = time.perf_counter() - began
+  draft_calls = 0 if run.refiner == 'ar' else drafts.calls
   decode = model.tokenizer.decode
   before_nats, nats = (
     _judged(models, run, model, seed, drafts.prompt, x) for x in (drafts.draft, after)
@@ -92,8 +92,8 @@ def refine(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dic
     'edit_distance': np.mean([drift['edit_distance'] for drift in drifts]),
     'distinct_2': measures.distinct(after, 2),
     'texts': len(after),
-    'calls': calls,
-    'draft_calls': drafts.calls,
+    'calls': calls + draft_calls,
+    'draft_calls': draft_calls,
     'seconds': seconds / len(after),
   }
   if settings['asked'] != 'refine':
@@ -117,6 +117,30 @@ def refine(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dic
     for i in dict.fromkeys([*order[:_EXAMPLES], *order[-_EXAMPLES:]])
   ]
   return {'metrics': plain(metrics), 'examples': examples}
+
+
+def _written(models, run, drafts: Drafts, prompts, tries: int, seed: int) -> tuple[np.ndarray, int]:
+  """Returns int32[N, n] by the drafter, the best of so many, and its network calls."""
+  drafter, size = models(run.drafter, seed), drafts.draft.shape[1]
+  tokens = np.stack(
+    [np.concatenate(parts) for parts in zip(drafts.head, prompts, drafts.draft, strict=True)]
+  ).astype(np.int32)
+  counted = np.broadcast_to(np.arange(tokens.shape[1]) >= tokens.shape[1] - size, tokens.shape)
+  texts, scores, calls = [], [], 0
+  for number in range(tries):
+    own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])  # not that of the drafts
+    written = drafter.sample(len(tokens), tokens=tokens, given=~counted, seed=own)
+    text = np.array([one.token_ids for one in written], np.int32)
+    nats = drafter.sequence_nats(text, counted, num_samples=None, seed=seed)
+    texts.append(text[:, -size:])
+    asked = [
+      words == attributes.FIX or attributes.holds(words, drafter.tokenizer.decode(one))
+      for words, one in zip(drafts.guidance, texts[-1], strict=True)
+    ]
+    scores.append(np.where(asked, 0.0, -1e6) - nats)
+    calls += written[0].network_calls
+  best = np.argmax(scores, axis=0)
+  return np.stack(texts)[best, np.arange(len(tokens))], calls
 
 
 def _drafts(models: Models, run: ConfigDict, asked: str, seed: int) -> Drafts:
@@ -162,7 +186,7 @@ def _new_drafts(models, run, asked, kind, seed) -> Drafts:
   if not kept:
     raise UserError(f'{asked}: every draft is as asked already; take more texts than {len(texts)}')
   guidance = [guidance[i] for i in kept]
-  head = [[*tokenizer.encode(words), tokenizer.eos_id] for words in guidance]
+  head = [guided.head(tokenizer, words) for words in guidance]
   return Drafts(
     head, guidance, prompt[kept], draft[kept], None if right is None else right[kept], calls
   )

@@ -238,7 +238,7 @@ def _pictures(
       'Whiskers are 95 % intervals over seeds; the dashed line is the draft as it was.',
     )
   if task == 'refine' and records:
-    caption = 'The dashed line is the draft; points of a line are strengths, or calls.'
+    caption = 'The dashed line is the draft; points of a line are strengths, or tries.'
     add(plots.refinements(records, shown), 'Quality, calls and drift', records, caption)
   if task == 'repair' and records:
     part = lib.one_setting(records, free=['corrupted'])

@@ -2,15 +2,17 @@
 
 A row of L tokens is what a refinement stands on,
 
-  guidance, end of document, prompt, target
+  guidance, end of document twice, prompt, target
 
-of which only the target, about half of it, is counted: the rest is given. Three tasks take turns:
+of which only the target, about half of it, is counted: the rest is given. (No text has two ends
+in a row, so a guidance cannot be taken for one.) Three tasks take turns:
 
   refine      guidance `fix`; the target is the text's own continuation
   control     guidance names an attribute of the continuation, see `attributes`
   neutralise  guidance names a gender, and the continuation is rewritten in it
 
-One row in ten has no guidance, and one in ten no prompt, so that a model knows both cases.
+One row in ten has no guidance, and one in ten no prompt but the target alone, so that a model knows
+both cases. What does not fit becomes a row without guidance.
 """
 
 import dataclasses
@@ -58,22 +60,36 @@ class Guided:
   def __getitem__(self, row: int) -> dict[str, np.ndarray]:
     """Returns {'tokens': int32[L], 'loss_mask': bool[L]} of `row` in 0..N-1."""
     plain = self.packed[row]
-    tokens, size = plain['tokens'], self.length // 2
     draw = np.random.default_rng((self.seed, row))
     task = TASKS[draw.integers(len(TASKS))]
-    prompt, target = np.split(tokens, [self.length - size])
-    head = np.array([], np.int32)
-    if draw.random() >= _DROPPED:
-      guidance, target = guide(task, target, self.tokenizer, draw)
-      head = np.array([*self.tokenizer.encode(guidance), self.tokenizer.eos_id], np.int32)
-      head = head[: self.length - size]
-    room = self.length - len(head)
-    text = np.concatenate([prompt, target[:size]])[-room:]
-    if len(text) < room:  # a rewritten target is shorter than the prompt can fill
+    no_guidance, no_prompt = draw.random(2) < _DROPPED
+    size = self.length if no_prompt else self.length // 2
+    prompt, target = np.split(plain['tokens'], [self.length - size])
+    if no_guidance:
+      counted = np.arange(self.length) >= self.length - size
+      return {'tokens': plain['tokens'], 'loss_mask': counted & plain['loss_mask']}
+    guidance, target = guide(task, target, self.tokenizer, draw)
+    before = head(self.tokenizer, guidance)
+    room = self.length - len(before)
+    if room < self.length // 2:
       return plain
-    count = room if draw.random() < _DROPPED else len(target[:size])
-    counted = np.arange(self.length) >= self.length - count
-    return {'tokens': np.concatenate([head, text]).astype(np.int32), 'loss_mask': counted}
+    text = np.concatenate([prompt, target[:size]])[-room:]
+    target = text[-min(len(target), size) :]
+    if len(text) < room or not _fits(guidance, target, self.tokenizer):
+      return plain
+    counted = np.arange(self.length) >= self.length - len(target)
+    tokens = np.concatenate([before, text]).astype(np.int32)
+    return {'tokens': tokens, 'loss_mask': counted & plain['loss_mask']}
+
+
+def head(tokenizer: Tokenizer, guidance: str) -> list[int]:
+  """Returns the ids of a guidance as it stands in front: with its two ends."""
+  return [*tokenizer.encode(guidance), tokenizer.eos_id, tokenizer.eos_id]
+
+
+def _fits(guidance: str, target: np.ndarray, tokenizer: Tokenizer) -> bool:
+  """Whether the target still is as asked, now that it has been cut."""
+  return guidance == attributes.FIX or attributes.holds(guidance, tokenizer.decode(target))
 
 
 def guide(

@@ -42,7 +42,8 @@ def measure(
   doubts, wrongs = [], []
   for index, batch in enumerate(batches):
     clean, counted = batch['tokens'], batch['loss_mask']
-    canvas = samples.corrupt(clean, _CORRUPTED, process.vocab_size, seed + index)
+    wrong = samples.corrupt(clean, _CORRUPTED, process.vocab_size, seed + index)
+    canvas = np.where(counted, wrong, clean)
     keys = jax.random.split(jax.random.key(seed), len(clean))
     with mesh_lib.use(mesh):
       schedule = mesh_lib.repeat(mesh, method.hyperschedule)

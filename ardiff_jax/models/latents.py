@@ -153,10 +153,11 @@ class LatentDenoiser:
     )
 
   def segments(self, tokens: jax.Array, given: jax.Array) -> jax.Array:
-    """Returns int32[B, L]: TARGET where not bool[B, L] `given`, GUIDANCE up to the first end of a
-    document among what is given from the start on, if it has one, and PROMPT elsewhere."""
+    """Returns int32[B, L]: TARGET where not bool[B, L] `given`, GUIDANCE up to the first two ends
+    in a row of what is given from the start on, and PROMPT elsewhere."""
     leading = jnp.cumprod(given.astype(jnp.int32), axis=1) == 1
-    ends = leading & (tokens == self.eos_id)
+    is_end = leading & (tokens == self.eos_id)
+    ends = is_end & jnp.pad(is_end, [(0, 0), (1, 0)])[:, :-1]  # the second of two
     later = jnp.cumsum(ends[:, ::-1], axis=1)[:, ::-1] > 0  # an end here or further on
     first = jnp.cumsum(ends, axis=1) - ends == 0  # none before
     given_as = jnp.where(leading & first & later, GUIDANCE, PROMPT)

@@ -1,9 +1,10 @@
-"""The objective of a latent refiner: denoise latents, and keep them readable.
+"""The objective of a latent refiner: estimates that are near, and that read right.
 
 Shapes: B batch, L length, E latent width.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +17,28 @@ from ardiff_jax.models import latents
 from ardiff_jax.models.latents import LatentDenoiser
 from ardiff_jax.objectives.likelihood import Examples
 
-_NEARLY_CLEAN = 0.1  # time at which latents must still be readable
-
 
 @dataclasses.dataclass(frozen=True)
 class LatentDiffusion:
-  """Error of the estimate of z_0 and cross-entropy of rounding, of counted tokens.
+  """Error of the estimate of z_0 and cross-entropy of reading it, of counted tokens.
 
-    w(t)·|ẑ_0 - z_0|²/E - log p(x_0 | z_0.1),   w = α²/σ² in [1, most_weight]
+    w(t)·|ẑ_0 - z_0|²/E - log p(x_0 | ẑ_0),   w = α²/σ² in [1, most_weight]
 
-  The truncated weight is that of arXiv 2202.00512; the table learns from the second term alone.
-  Positions are at the times of a random row of the hyperschedule. Tokens that are not counted are
-  given, and each of guidance and prompt is hidden from one example in ten, and its own estimate
-  before from every other.
+  The truncated weight is that of arXiv 2202.00512, the second term the anchor loss of arXiv
+  2212.09412, from which alone the table learns. Positions are at the times of a random row of the
+  hyperschedule. In every other example a draft is noised, the text with some tokens replaced, and
+  z_0 is to be estimated all the same. Tokens that are not counted are given; each of guidance and
+  prompt is hidden from one example in ten, and its own estimate before from every other.
 
   Attributes:
-    latent_dim: E.
+    latent_dim: E. Wide latents lie far apart, and little noise never changes a token.
     most_weight: of the error.
+    corrupted: greatest share of tokens replaced in a draft; each one's is uniform from 0.
   """
 
-  latent_dim: int = 128
+  latent_dim: int = 32
   most_weight: float = 5.0
+  corrupted: float = 0.3
 
   def __post_init__(self):
     if self.latent_dim < 1 or not self.most_weight >= 1.0:
@@ -44,6 +46,8 @@ class LatentDiffusion:
         f'latent_dim and most_weight must be at least 1, got {self.latent_dim} and '
         f'{self.most_weight}'
       )
+    if not 0.0 <= self.corrupted <= 1.0:
+      raise ValueError(f'corrupted must be in [0, 1], got {self.corrupted}')
 
   def __call__(
     self,
@@ -58,9 +62,13 @@ class LatentDiffusion:
     rows = rows_lib.one_row(hyperschedule, examples.uniform)
     time = (rows.level - rows.within * rows.drop) / hyperschedule.num_levels
     z_0 = denoise.encode(params, tokens)
-    draws = jax.vmap(self._draw, (0, None))(examples.keys, z_0.shape[1:])
+    vocab_size = denoise.network.config.vocab_size
+    draw = functools.partial(self._draw, shape=z_0.shape[1:], vocab_size=vocab_size)
+    draws = jax.vmap(draw)(examples.keys, tokens)
+    is_wrong = draws['wrong'] & counted
+    draft = denoise.encode(params, jnp.where(is_wrong, draws['token'], tokens))
     alpha, sigma = (x[..., None] for x in latents.signal(time))
-    z_t = jax.lax.stop_gradient(alpha * z_0) + sigma * draws['noise']
+    z_t = jax.lax.stop_gradient(alpha * draft) + sigma * draws['noise']
     segment = denoise.segments(tokens, ~counted)
     for kind, name in ((latents.PROMPT, 'prompt'), (latents.GUIDANCE, 'guidance')):
       hidden = (draws[name] < 0.1)[:, None]
@@ -70,19 +78,21 @@ class LatentDiffusion:
     )
     before = jax.lax.stop_gradient(look(jnp.zeros_like(z_t)))
     before = jnp.where((draws['coin'] < 0.5)[:, None, None], before, 0.0)
-    error = jnp.square(look(before) - jax.lax.stop_gradient(z_0)).mean(axis=-1)
+    found = look(before)
+    error = jnp.square(found - jax.lax.stop_gradient(z_0)).mean(axis=-1)
     weight = jnp.clip(jnp.square(alpha / sigma)[..., 0], 1.0, self.most_weight)
-    alpha, sigma = latents.signal(jnp.float32(_NEARLY_CLEAN))
-    logits = denoise.round(params, alpha * z_0 + sigma * draws['rounding'])
+    logits = denoise.round(params, found)
     reading = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
     return jnp.where(counted, weight * error + reading, 0.0)
 
-  def _draw(self, key: jax.Array, shape: tuple[int, int]) -> dict:
-    """All random draws of one example."""
-    normal = lambda name: jax.random.normal(rng.stream(key, name), shape)  # noqa: E731
-    uniform = lambda name: jax.random.uniform(rng.stream(key, name))  # noqa: E731
+  def _draw(self, key: jax.Array, tokens: jax.Array, shape: tuple[int, int], vocab_size: int):
+    """All random draws of one example, of int32[L] tokens and latents [L, E]."""
+    named = lambda name: rng.stream(key, name)  # noqa: E731
+    uniform = lambda name: jax.random.uniform(named(name))  # noqa: E731
+    share = jnp.where(uniform('draft') < 0.5, self.corrupted * uniform('share'), 0.0)
     return {
-      'noise': normal('noise'),
-      'rounding': normal('rounding'),
+      'noise': jax.random.normal(named('noise'), shape),
+      'wrong': jax.random.uniform(named('wrong'), tokens.shape) < share,
+      'token': jax.random.randint(named('token'), tokens.shape, 0, vocab_size),
       **{name: uniform(name) for name in ('prompt', 'guidance', 'coin')},
     }

@@ -71,6 +71,7 @@ def refine(
   if kind not in KINDS:
     raise ValueError(f'kind {kind!r} must be one of {", ".join(KINDS)}')
   segment = denoise.segments(tokens, given)
+  leading = jnp.cumprod(given.astype(jnp.int32), axis=1) == 1
   draft = denoise.encode(params, tokens)
   time_SxL = jnp.asarray(hyperschedule.levels) / hyperschedule.num_levels
   time_SxL = time_SxL * hyperschedule.last_time
@@ -85,7 +86,7 @@ def refine(
     if is_plain:
       return denoise.estimate(params, tokens, z, before, at, segment)
     no_guidance = jnp.where(segment == latents.GUIDANCE, latents.HIDDEN, segment)
-    neither = jnp.where(given, latents.HIDDEN, segment)
+    neither = jnp.where(leading, latents.HIDDEN, segment)  # what is kept of a draft stays
     three = lambda x: jnp.concatenate([x] * 3)  # noqa: E731
     segments = jnp.concatenate([neither, no_guidance, segment])
     every = denoise.estimate(params, three(tokens), three(z), three(before), three(at), segments)

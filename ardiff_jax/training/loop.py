@@ -260,12 +260,13 @@ def _evaluate(config, prepared, params, step, mesh, writer) -> None:
     seed=config.seed,
     mesh=mesh,
   )
-  bits = result.nll_per_token / math.log(2) * len(valid.stream) / valid.num_bytes
   scalars = {
     'nll_per_token': result.nll_per_token,
     'stderr': result.stderr or 0.0,  # 0 of a single sequence, which has none
-    'bits_per_byte': bits,  # by the whole text's bytes per token
   }
+  if not config.data.guided:  # by the whole text's bytes per token
+    bits = result.nll_per_token / math.log(2) * len(valid.stream) / valid.num_bytes
+    scalars['bits_per_byte'] = bits
   writer.write(step, 'valid', scalars, kind=result.kind)
 
 

@@ -33,7 +33,7 @@ def get_config(updates: str = '1200') -> ConfigDict:
 
   c.runs = ConfigDict()
   for title, model, refiner, grid in (
-    ('AR alone', 'drafter', 'ar', {'calls': (0, 8, 16, 32, 64)}),
+    ('AR alone', 'drafter', 'ar', {'tries': (1, 2, 4)}),
     ('token', 'refiner', 'token', {'strength': _STRENGTHS}),
     ('token, few edits', 'refiner', 'token', {'strength': _STRENGTHS}),
     ('gate', 'gate', 'gate', {'strength': (0.3, 0.5, 0.7, 0.9)}),
