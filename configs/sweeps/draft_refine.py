@@ -2,10 +2,12 @@
 
   python -m ardiff_jax.ablate --sweep=configs/sweeps/draft_refine.py --workdir=runs/draft_refine
 
-Trains an autoregressive judge, another that drafts and knows guidance, a refiner of tokens, a gate
-on top of it, and a refiner of latents; then has drafts refined at several strengths, to be mended
-(`refine`), to have an attribute (`control`), or to be rewritten in another gender (`neutralise`).
-`--sweep=configs/sweeps/draft_refine.py:600` trains for 600 updates instead of 1,200.
+Trains an autoregressive judge; from a plain autoregressive model one that drafts and knows
+guidance; from a plain hybrid a refiner of tokens, and a gate on top of that; and a refiner of
+latents. Then drafts are refined at several strengths, to be mended (`refine`), to have an attribute
+(`control`), or to be rewritten in another gender (`neutralise`).
+`--sweep=configs/sweeps/draft_refine.py:600` teaches guidance for 600 updates instead of 1,200, and
+`--sweep.models.NAME.workdir=DIR` takes a finished judge, plain or hybrid model.
 """
 
 from ml_collections import ConfigDict
@@ -23,11 +25,15 @@ def get_config(updates: str = '1200') -> ConfigDict:
   c.common = ConfigDict({'data': {'source': 'builtin', 'valid_source': ''}})
 
   c.models = ConfigDict()
-  c.models.judge = _model('ar', {'train': {'steps': updates}, 'seed': 7}, per_seed=False)
-  shared = {'tokenizer': {'path': '@judge/tokenizer.model'}, 'train': {'steps': updates}}
-  c.models.drafter = _model('ar', {**shared, 'data': {'guided': True}})
-  c.models.refiner = _model('draft_refine', shared)
-  c.models.latent = _model('latent_refiner', shared)
+  c.models.hybrid = _model('epsilon_hybrid', {'train': {'steps': 5000}}, per_seed=False)
+  shared = {'tokenizer': {'path': '@hybrid/tokenizer.model'}}
+  plain = {**shared, 'train': {'steps': 1500}}
+  c.models.judge = _model('ar', plain, per_seed=False)
+  c.models.plain = _model('ar', {**plain, 'seed': 1}, per_seed=False)
+  guided = {'train': {'steps': updates}, 'data': {'guided': True}}
+  c.models.drafter = _model('ar', {**guided, 'init_from': '@plain'})
+  c.models.refiner = _model('draft_refine', {**guided, 'init_from': '@hybrid'})
+  c.models.latent = _model('latent_refiner', {**guided, **shared})
   gate = {'init_from': '@refiner', 'train': {'steps': updates // 4}}
   c.models.gate = _model('gate', {**gate, 'data': {'guided': True}})
 
