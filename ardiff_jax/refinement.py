@@ -213,6 +213,8 @@ def refine(
   for name, value in (('strength', strength), ('budget', budget)):
     if value is not None and not 0.0 <= value <= 1.0:
       raise UserError(f'{name} must be in [0, 1], got {value}')
+  if not 0 <= seed < 2**32:
+    raise UserError(f'seed must be from 0 to 2**32 - 1, got {seed}')
   if model.method.is_autoregressive or model.method.is_any_order:
     raise UserError('this model writes each token once and cannot refine: take a diffusion model')
   if judge is not None and judge.tokenizer.files != model.tokenizer.files:
@@ -351,10 +353,11 @@ def _rewrite_latents(
     raise UserError('steps and hyperschedule: give one; num_levels of the latter is the steps')
   steps = max(1, math.ceil(strength * settings.get('steps', model.config.sampling.steps)))
   length = tokens.shape[1]
-  if 'hyperschedule' in settings:
-    rows = method_lib.parse_hyperschedule(settings['hyperschedule'], length)
-  else:
+  rows = settings.get('hyperschedule')
+  if rows is None:
     rows = method_lib.make_hyperschedule(model.config, steps, length)
+  elif isinstance(rows, str):
+    rows = method_lib.parse_hyperschedule(rows, length)
   rows = dataclasses.replace(rows, last_time=strength)
   scales = {name: float(settings.get(name, 1.0)) for name in ('prompt_scale', 'guidance_scale')}
   is_plain = all(scale == 1.0 for scale in scales.values())

@@ -207,6 +207,7 @@ def _nats(judge, ids):
     ('a3', {}, 'writes each token once'),
     ('mdlm', {'refiner': 'pen'}, 'refiner must be one of token, gate'),
     ('mdlm', {'strength': 1.5}, r'strength must be in \[0, 1\], got 1.5'),
+    ('mdlm', {'seed': -1}, 'seed must be from 0'),
     ('mdlm', {'budget': -1}, r'budget must be in \[0, 1\]'),
     ('mdlm', {'refiner': 'gate'}, 'trained on other noise'),
     ('mdlm', {'sampler': 'unmask_random'}, 'hyperschedule of its own'),
