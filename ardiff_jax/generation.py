@@ -243,9 +243,9 @@ def refine_latents(
   seeds: Sequence[int],
   kind: str,
   scales: Mapping[str, float],
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the tokens and the gain of `sampling.latents.refine`, of int32[N, L] and bool[N, L];
-  `scales` are of its two conditions."""
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Returns tokens, gain and network calls of `sampling.latents.refine`, of int32[N, L] and
+  bool[N, L]; `scales` are of its two conditions."""
   keys = _keys(np.asarray(seeds, np.uint32), np.zeros(len(seeds), np.uint32), purpose='latents')
   with mesh_lib.use(mesh):
     tokens, given, keys = mesh_lib.place_whole(mesh, (tokens, given, keys))
@@ -260,7 +260,8 @@ def refine_latents(
       is_plain=all(scale == 1.0 for scale in scales.values()),
       **scales,
     )
-  return tuple(jax.device_get((result.tokens, result.gain)))
+  result = jax.device_get(result)
+  return result.tokens, result.gain, int(result.network_calls)
 
 
 def generate_texts(

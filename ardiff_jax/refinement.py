@@ -360,11 +360,9 @@ def _rewrite_latents(
     rows = method_lib.parse_hyperschedule(rows, length)
   rows = dataclasses.replace(rows, last_time=strength)
   scales = {name: float(settings.get(name, 1.0)) for name in ('prompt_scale', 'guidance_scale')}
-  is_plain = all(scale == 1.0 for scale in scales.values())
-  new, gain = generation.refine_latents(
+  return generation.refine_latents(
     model.method, model.params, model.mesh, rows, tokens, given, seeds, kind, scales
   )
-  return new, gain, rows.num_steps * (1 if is_plain else 3)  # each condition is a pass
 
 
 def _gain(model, canvases: list[Canvas], refined: np.ndarray) -> tuple[np.ndarray, int]:

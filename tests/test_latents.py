@@ -153,6 +153,8 @@ def reference(schedule, kind, prompt_scale, guidance_scale):
   z = np.where(fixed, z_0, alpha * z_0 + sigma * noise('start', 0))
   before = np.zeros_like(z)
   for s in range(len(time) - 1):
+    if not ((time[s] > time[s + 1]) & ~np.asarray(given).all(axis=0)).any():
+      continue
     found = []
     for hidden in ([1, 2], [2], []):
       shown = np.where(np.isin(segment, hidden), latents.HIDDEN, segment)
@@ -316,6 +318,10 @@ def test_refiner_of_latents_edits_drafts(models):
   assert 0 < few.changed <= 0.2 and few.reverted > 0 and few.network_calls == 8
   (rows,) = model.refine(DRAFT, strength=1.0, hyperschedule='block,width=4,num_levels=2')
   assert rows.network_calls == 8  # four blocks of two
+  (behind,) = model.refine(
+    DRAFT, prompt='so so ', strength=1.0, hyperschedule='block,width=4,num_levels=2'
+  )
+  assert behind.network_calls == 8  # of five blocks, the first is given
   wild = dataclasses.replace(model, params=shaken(model.params))  # two steps move little
   (plain,) = wild.refine(DRAFT, strength=1.0, **common)
   pulled = [

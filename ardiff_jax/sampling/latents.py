@@ -34,11 +34,13 @@ class Refined(NamedTuple):
     tokens: int32[B, L].
     gain: float32[B, L], log p[new] - log p[old] of rounding.
     latents: float32[B, L, E], what was rounded.
+    network_calls: int32[], for the batch; each of three conditions counts.
   """
 
   tokens: jax.Array
   gain: jax.Array
   latents: jax.Array
+  network_calls: jax.Array
 
 
 def refine(
@@ -93,13 +95,18 @@ def refine(
     nothing, of_prompt, of_both = jnp.split(every, 3)
     return nothing + prompt_scale * (of_prompt - nothing) + guidance_scale * (of_both - of_prompt)
 
-  def body(carry, step):
+  moves_SxL = (time_SxL[:-1] > time_SxL[1:]) & ~given.all(axis=0)[None]
+
+  def look(carry, step):
     z, before = carry
     now, then = time_SxL[step][None], time_SxL[step + 1][None]
     found = estimate(z, before, now)
     new = step_to(z, found, now[..., None], then[..., None], noise('step', step), kind)
-    moves = (now > then)[..., None] & ~given[..., None]
-    return (jnp.where(moves, new, z), found), None
+    return jnp.where((moves_SxL[step][None] & ~given)[..., None], new, z), found
+
+  def body(carry, step):
+    stay = lambda carry, step: carry  # noqa: E731
+    return jax.lax.cond(moves_SxL[step].any(), look, stay, carry, step), None
 
   alpha, sigma = (x[None, :, None] for x in latents.signal(time_SxL[0]))
   noisy = alpha * draft + sigma * noise('start', 0)
@@ -108,7 +115,8 @@ def refine(
   log_law = jax.nn.log_softmax(denoise.round(params, z))
   new = jnp.where(given, tokens, log_law.argmax(axis=-1)).astype(jnp.int32)
   at = lambda x: jnp.take_along_axis(log_law, x[..., None], axis=-1)[..., 0]  # noqa: E731
-  return Refined(new, at(new) - at(tokens), z)
+  calls = moves_SxL.any(axis=1).sum() * (1 if is_plain else 3)
+  return Refined(new, at(new) - at(tokens), z, calls)
 
 
 def step_to(
