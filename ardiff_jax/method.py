@@ -235,6 +235,8 @@ def on_schedule(
   Raises:
     UserError: the model cannot be used so.
   """
+  if method.is_latent:
+    raise UserError('a latent refiner refines drafts: it has no likelihood and no samplers')
   if own_chain and not isinstance(method.process, noise.EpsilonHybrid):
     raise UserError(
       'only a model with noise epsilon_hybrid has a chain of its own beside absorbing'

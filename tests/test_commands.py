@@ -203,6 +203,7 @@ def test_a_full_disk_is_said_plainly_and_costs_nothing_saved(text_file, tmp_path
     (['compare', '--workdir=/nowhere', '--judge=/nowhere', '--steps=0'], '--steps must be'),
     (['compare', '--workdir=/nowhere', '--judge=/nowhere', '--corrupted=1'], 'inside (0, 1)'),
     (['bench', 'coffee', '--config=configs/ar.py'], 'train_step, sampler'),
+    (['bench', 'sampler', '--config=configs/latent_refiner.py:tiny'], 'no samplers'),
   ],
 )
 def test_mistakes_end_with_status_2_and_a_plain_line(arguments, message):
