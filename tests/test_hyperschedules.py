@@ -1,5 +1,6 @@
 """Hyperschedules against the closed forms of their table, entry by entry."""
 
+import dataclasses
 import math
 
 import jax
@@ -296,10 +297,10 @@ def test_settle_step_under_jit():
 
 
 def test_different_schedules_of_one_shape_share_a_compilation():
-  """Levels are an argument, not a constant: schedules of one name and shape are one program."""
-  leaves, structure = jax.tree.flatten(flat(4, 2))
-  assert len(leaves) == 1 and leaves[0].shape == (3, 4)
-  assert structure == jax.tree.structure(flat(4, 2))
+  """Levels and the last time are arguments: schedules of one name and shape are one program."""
+  (levels, last_time), structure = jax.tree.flatten(flat(4, 2))
+  assert levels.shape == (3, 4) and last_time == 1.0
+  assert structure == jax.tree.structure(dataclasses.replace(flat(4, 2), last_time=0.3))
   assert structure != jax.tree.structure(block(4, 4, 2))  # by name
 
 
