@@ -127,7 +127,6 @@ class Model:
     Raises:
       UserError: a value out of range, a combination that is none, or a text that does not fit.
     """
-    self._check_not_latent()
     settings, vocab_size = self.config.sampling, self.tokenizer.vocab_size
     sampler = settings.sampler if sampler is None else sampler
     temperature = settings.temperature if temperature is None else temperature

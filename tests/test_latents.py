@@ -274,6 +274,15 @@ def test_objective_is_the_weighted_error_and_the_reading():
   np.testing.assert_allclose(loss, np.where(few.counted, expected, 0.0), rtol=1e-3, atol=1e-4)
 
 
+def test_both_looks_draw_dropout_of_their_own():
+  """A key used twice is an error in tests."""
+  config = dataclasses.replace(CONFIG, dropout=0.5)
+  denoise, few = LatentDenoiser(LatentNetwork(config, E), EOS), examples(4)
+  loss = lambda key: LatentDiffusion(E)(denoise, params(), few, flat(L, 10), key).sum()  # noqa: E731
+  losses = [float(loss(key)) for key in (None, jax.random.key(1), jax.random.key(2))]
+  assert len(set(losses)) == 3
+
+
 def test_the_table_learns_from_reading_alone_and_enough():
   """Not from what is noised; and of a real vocabulary the gradient does not vanish."""
   few = examples(8)

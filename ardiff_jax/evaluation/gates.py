@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ardiff_jax import mesh as mesh_lib
+from ardiff_jax import rng
 from ardiff_jax.evaluation import samples
 from ardiff_jax.method import Method
 from ardiff_jax.sampling.loop import generate
@@ -39,12 +40,13 @@ def measure(
   prior = {name: getattr(objective, name) for name in ('alpha', 'delta', 'prior_scale', 'level')}
   revision = Revision(gate=method.gate, weights=params['gate'], early_stop=False, **prior)
   process = method.generation_process
+  root = rng.stream(jax.random.key(seed), 'gate')
   doubts, wrongs = [], []
   for index, batch in enumerate(batches):
     clean, counted = batch['tokens'], batch['loss_mask']
     wrong = samples.corrupt(clean, _CORRUPTED, process.vocab_size, seed + index)
     canvas = np.where(counted, wrong, clean)
-    keys = jax.random.split(jax.random.key(seed), len(clean))
+    keys = jax.random.split(jax.random.fold_in(root, index), len(clean))
     with mesh_lib.use(mesh):
       schedule = mesh_lib.repeat(mesh, method.hyperschedule)
       canvas_, given, keys = mesh_lib.place_whole(mesh, (canvas, ~counted, keys))

@@ -73,12 +73,14 @@ class LatentDiffusion:
     for kind, name in ((latents.PROMPT, 'prompt'), (latents.GUIDANCE, 'guidance')):
       hidden = (draws[name] < 0.1)[:, None]
       segment = jnp.where(hidden & (segment == kind), latents.HIDDEN, segment)
-    look = lambda before: denoise.estimate(  # noqa: E731
-      params, tokens, z_t, before, time, segment, dropout_key
-    )
-    before = jax.lax.stop_gradient(look(jnp.zeros_like(z_t)))
+
+    def look(before, name):
+      key = None if dropout_key is None else rng.stream(dropout_key, name)
+      return denoise.estimate(params, tokens, z_t, before, time, segment, key)
+
+    before = jax.lax.stop_gradient(look(jnp.zeros_like(z_t), 'first'))
     before = jnp.where((draws['coin'] < 0.5)[:, None, None], before, 0.0)
-    found = look(before)
+    found = look(before, 'second')
     error = jnp.square(found - jax.lax.stop_gradient(z_0)).mean(axis=-1)
     weight = jnp.clip(jnp.square(alpha / sigma)[..., 0], 1.0, self.most_weight)
     logits = denoise.round(params, found)
