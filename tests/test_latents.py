@@ -275,12 +275,20 @@ def test_objective_is_the_weighted_error_and_the_reading():
 
 
 def test_both_looks_draw_dropout_of_their_own():
-  """A key used twice is an error in tests."""
-  config = dataclasses.replace(CONFIG, dropout=0.5)
-  denoise, few = LatentDenoiser(LatentNetwork(config, E), EOS), examples(4)
-  loss = lambda key: LatentDiffusion(E)(denoise, params(), few, flat(L, 10), key).sum()  # noqa: E731
-  losses = [float(loss(key)) for key in (None, jax.random.key(1), jax.random.key(2))]
+  seen = []
+
+  class Watched(LatentDenoiser):
+    def estimate(self, *args):
+      seen.append(None if args[-1] is None else jax.random.key_data(args[-1]).tolist())
+      return super().estimate(*args)
+
+  denoise = Watched(LatentNetwork(dataclasses.replace(CONFIG, dropout=0.5), E), EOS)
+  losses = [
+    float(LatentDiffusion(E)(denoise, params(), examples(4), flat(L, 10), key).sum())
+    for key in (None, jax.random.key(1), jax.random.key(2))
+  ]
   assert len(set(losses)) == 3
+  assert seen[:2] == [None, None] and len(set(map(tuple, seen[2:]))) == 4
 
 
 def test_the_table_learns_from_reading_alone_and_enough():
