@@ -9,6 +9,7 @@ Only products of matrices of a plain pass over L rows are counted as useful work
 (remat) is not, nor the second showing of tokens in a doubled pass.
 """
 
+import dataclasses
 import importlib.metadata
 import math
 import statistics
@@ -150,35 +151,28 @@ def _train_step(
 
   from ardiff_jax import mesh as mesh_lib
   from ardiff_jax import method as method_lib
-  from ardiff_jax.training.state import init_state, make_optimizer
-  from ardiff_jax.training.step import make_train_step
+  from ardiff_jax.training.state import abstract_state, init_state, make_optimizer
+  from ardiff_jax.training.step import jit_train_step
 
   mesh = mesh_lib.make_mesh(config.mesh)
   method = method_lib.build(config, vocab_size, bos_id=0, eos_id=1)
   optimizer, _ = make_optimizer(config.train)
-  step_fn = jax.jit(
-    make_train_step(
-      change(method.denoise) if change else method.denoise,
-      method.objective,
-      optimizer,
-      ema_decay=config.train.ema_decay,
-      accumulate=config.train.accumulate,
-      dropout=config.model.dropout > 0.0,
-    ),
-    donate_argnames='state',
-  )
+  shapes = method.denoise, optimizer, config.data.length, 0, mesh
+  changed = dataclasses.replace(method, denoise=change(method.denoise)) if change else method
+  step_fn = jit_train_step(config, changed, optimizer, abstract_state(*shapes), mesh)
   shape = config.train.batch_size, config.data.length
   tokens = jax.random.randint(jax.random.key(1), shape, 0, vocab_size)
-  batch = mesh_lib.place_whole(mesh, {'tokens': tokens, 'loss_mask': jnp.ones(shape, bool)})
+  all_true, none = jnp.ones(shape, bool), jnp.zeros(shape[0], bool)
+  batch = mesh_lib.place_whole(mesh, {'tokens': tokens, 'loss_mask': all_true, 'stop': none})
   schedule = mesh_lib.repeat(mesh, method.hyperschedule)
   key = mesh_lib.repeat(mesh, jax.random.key(0))
-  state = init_state(method.denoise, optimizer, config.data.length, 0, mesh)
+  state = init_state(*shapes)
   with mesh_lib.use(mesh):
     compiled = step_fn.lower(state, batch, schedule, key).compile()
 
   def run() -> None:
     nonlocal state
-    state, _ = compiled(state, batch, schedule, key)
+    state, *_ = compiled(state, batch, schedule, key)
     jax.block_until_ready(state)
 
   return compiled, run

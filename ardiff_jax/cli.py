@@ -33,7 +33,7 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
     try:
       main(*arguments)
     except (UserError, OSError) as error:  # the latter: a full disk, a file taken away, ...
-      _fail(str(error))
+      _fail_in_process(str(error))
     except KeyboardInterrupt:
       print('interrupted', file=sys.stderr)
       sys.exit(128 + signal.SIGINT)
@@ -85,6 +85,25 @@ def read_workdir(flag: flags.FlagHolder) -> pathlib.Path:
   return pathlib.Path(flag.value).expanduser().absolute()
 
 
+def define_checkpoint() -> flags.FlagHolder:
+  """Defines --checkpoint=newest|best|STEP."""
+  help_string = "'newest', 'best' by the evaluations while training, or a step that was kept."
+  return flags.DEFINE_string('checkpoint', 'newest', help_string)
+
+
+def read_checkpoint(flag: flags.FlagHolder) -> str | int:
+  """Returns what `ardiff_jax.load` takes.
+
+  Raises:
+    UserError: it is neither.
+  """
+  if flag.value in ('newest', 'best'):
+    return flag.value
+  if not flag.value.isdecimal():
+    raise UserError(f"--checkpoint must be 'newest', 'best' or a step, got {flag.value!r}")
+  return int(flag.value)
+
+
 def _parse(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
@@ -115,6 +134,16 @@ def _quieten_libraries() -> None:
 
 def _last_line(error: Exception) -> str:
   return str(error).strip().splitlines()[-1].strip()
+
+
+def _fail_in_process(message: str) -> NoReturn:
+  """Ends a command that may be one of several processes, see `processes`."""
+  if 'jax' not in sys.modules:
+    _fail(message)
+  from ardiff_jax import processes
+
+  print(f'error: {processes.name()}{message}', file=sys.stderr)
+  processes.leave(2)
 
 
 def _fail(message: str) -> NoReturn:

@@ -25,6 +25,7 @@ from ardiff_jax.evaluation.text import training_corpus
 from ardiff_jax.progress import Progress
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
+_CHECKPOINT = cli.define_checkpoint()
 _DATA = flags.DEFINE_list(
   'data', ['valid'], "What to score: 'valid' (held out of the corpus) or UTF-8 text files."
 )
@@ -49,6 +50,7 @@ def main() -> None:
   if rows not in ('', 'all') and not (rows.isdecimal() and int(rows)):
     raise UserError(f"--rows must be 'all' or a number from 1 up, got {rows!r}")
   settings = dict(
+    checkpoint=cli.read_checkpoint(_CHECKPOINT),
     rows=rows if rows in ('', 'all') else int(rows),
     hyperschedule=_HYPERSCHEDULE.value,
     own_chain=_PROCESS.value == 'own',
@@ -68,6 +70,7 @@ def evaluate(
   directory: pathlib.Path,
   data: Sequence[str],
   *,
+  checkpoint: str | int = 'newest',
   rows: int | str = '',
   hyperschedule: str = '',
   own_chain: bool = False,
@@ -77,6 +80,7 @@ def evaluate(
   Args:
     directory: work directory of a trained run.
     data: 'valid', or paths of UTF-8 text files.
+    checkpoint: see `load`.
     rows: drawn per sequence, 'all', or '' for the config's number.
     hyperschedule: see `method.parse_hyperschedule`; '' for the config's.
     own_chain: whether an ε-hybrid generates by its own noise.
@@ -92,7 +96,7 @@ def evaluate(
     raise UserError("--data is empty: give 'valid' or text files")
   texts = {name: (read_text(name),) for name in data if name != 'valid'}  # complain early
 
-  model, method, num_samples = _load(directory, rows, hyperschedule, own_chain)
+  model, method, num_samples = _load(directory, checkpoint, rows, hyperschedule, own_chain)
   corpus = training_corpus(directory, model.config)
   if 'valid' in data:
     if corpus is None:
@@ -119,6 +123,7 @@ def choose(
   paths: Sequence[str],
   *,
   max_items: int | None = None,
+  checkpoint: str | int = 'newest',
   rows: int | str = '',
   hyperschedule: str = '',
   own_chain: bool = False,
@@ -129,7 +134,7 @@ def choose(
     directory: work directory of a trained run.
     paths: files, see `evaluation.choices`.
     max_items: of each, evenly spread; None for all.
-    rows, hyperschedule, own_chain: see `evaluate`.
+    checkpoint, rows, hyperschedule, own_chain: see `evaluate`.
 
   Returns:
     One record per file, as written.
@@ -138,7 +143,7 @@ def choose(
     UserError: no model there, or a file that cannot be read.
   """
   files = {path: choices.read(path) for path in paths}  # complain early
-  model, method, num_samples = _load(directory, rows, hyperschedule, own_chain)
+  model, method, num_samples = _load(directory, checkpoint, rows, hyperschedule, own_chain)
   length, batch_size = model.config.data.length, model.config.eval.batch_size
   records = []
   for path, items in files.items():
@@ -207,12 +212,12 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
-def _load(directory: pathlib.Path, rows: int | str, hyperschedule: str, own_chain: bool):
+def _load(directory, checkpoint, rows, hyperschedule, own_chain):
   """Returns the model, its method on the rows that are asked for, and how many are drawn."""
   import ardiff_jax
   from ardiff_jax import method as method_lib
 
-  model = ardiff_jax.load(directory)
+  model = ardiff_jax.load(directory, checkpoint)
   method = model.method
   if hyperschedule or own_chain:
     schedule = method.hyperschedule

@@ -2,9 +2,10 @@
 
 The only file that names mesh axes. One device is the mesh of one device; nothing is special.
 
-  data    batch split, parameters repeated
-  fsdp    batch split, parameters split too
-  tensor  heads, hidden units and vocabulary split
+  data      batch split, parameters repeated
+  fsdp      batch split, parameters split too
+  tensor    heads, hidden units and vocabulary split
+  sequence  rows of a sequence split, for long texts; every device gathers the keys of all of them
 """
 
 import contextlib
@@ -13,16 +14,18 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from ardiff_jax.errors import UserError
 
-AXES = ('data', 'fsdp', 'tensor')
+AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
 RULES = (
   ('batch', ('data', 'fsdp')),
-  ('length', None),
+  ('length', 'sequence'),
+  ('keys', None),
   ('activation', None),
   ('activation_vocab', 'tensor'),
   ('layers', None),
@@ -39,22 +42,22 @@ RULES = (
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Returns the mesh of config.data x config.fsdp x config.tensor devices; -1 takes the rest.
+  """Returns the mesh of config.data x fsdp x tensor x sequence devices; -1 takes the rest.
 
   Args:
-    config: the three sizes.
-    devices: which to use; None for all.
+    config: the four sizes; 1 where one is not named.
+    devices: which to use; None for all, of every process.
 
   Raises:
     UserError: the sizes do not multiply to the number of devices.
   """
-  sizes = [config[axis] for axis in AXES]
+  sizes = [config.get(axis, 1) for axis in AXES]
   count = jax.device_count() if devices is None else len(devices)
   if sizes.count(-1) == 1:
     known = math.prod(size for size in sizes if size != -1)
     sizes[sizes.index(-1)] = count // known if known > 0 else 0
   if any(size < 1 for size in sizes) or math.prod(sizes) != count:
-    asked = ' x '.join(f'{axis}={config[axis]}' for axis in AXES)
+    asked = ' x '.join(f'{axis}={config.get(axis, 1)}' for axis in AXES)
     raise UserError(f'config.mesh: {asked} does not make the {count} devices present')
   auto = (jax.sharding.AxisType.Auto,) * len(AXES)  # what Linen modules can live on
   return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
@@ -66,7 +69,7 @@ def fitting_mesh(config: ConfigDict) -> Mesh:
   try:
     return make_mesh(config)
   except UserError:
-    return make_mesh(ConfigDict(dict.fromkeys(AXES, 1) | {'data': -1}))
+    return make_mesh(ConfigDict({'data': -1}))
 
 
 @contextlib.contextmanager
@@ -76,14 +79,46 @@ def use(mesh: Mesh):
     yield
 
 
+def num_parts(axis: str) -> int:
+  """Returns into how many parts the mesh in use splits a logical axis."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return 1
+  names = nn.logical_to_mesh_axes((axis,), RULES)[0] or ()
+  return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+
+
 def shardings(mesh: Mesh, boxed: object) -> object:
-  """Returns the `NamedSharding` of every leaf of an abstract pytree with logical axes."""
-  return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+  """Returns the `NamedSharding` of every leaf of an abstract pytree with logical axes.
+
+  Raises:
+    UserError: an axis cannot be split evenly over the devices.
+  """
+  found = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_boxed):
+    spec = nn.logical_to_mesh_axes(leaf.names, RULES) if _is_boxed(leaf) else ()
+    for axis, split in enumerate(spec):
+      if split and leaf.value.shape[axis] % mesh.shape[split]:
+        raise UserError(
+          f'config.mesh.{split}={mesh.shape[split]} does not divide axis {leaf.names[axis]!r} of '
+          f'{jax.tree_util.keystr(path)}, which is {leaf.value.shape[axis]} long'
+        )
+  return found
+
+
+def _is_boxed(x: object) -> bool:
+  return isinstance(x, nn.Partitioned)
+
+
+def part_of_batch(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Returns int[b], the places in a batch that the devices of this process take, in order."""
+  of_device = _batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  return np.unique(np.concatenate([np.arange(batch_size)[index] for index in of_device.values()]))
 
 
 def place_batch(mesh: Mesh, batch: dict) -> dict:
-  """Makes global arrays of each process's part of a batch, split over data and fsdp."""
-  sharding = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  """Makes global arrays, split over data and fsdp, of the `part_of_batch` that each process has."""
+  sharding = _batch_sharding(mesh)
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
@@ -101,4 +136,13 @@ def place_whole(mesh: Mesh, tree: object) -> object:
 
 def repeat(mesh: Mesh, tree: object) -> object:
   """Places arrays whole on every device."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  return jax.device_put(tree, everywhere(mesh))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of what lies whole on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def _batch_sharding(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))

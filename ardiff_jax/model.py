@@ -377,11 +377,15 @@ class Model:
     return generation.of_prompts(self.tokenizer, prompts, longest)
 
 
-def load(directory: str | os.PathLike) -> Model:
-  """Loads the newest checkpoint of a work directory, with its config and tokenizer.
+def load(directory: str | os.PathLike, checkpoint: str | int = 'newest') -> Model:
+  """Loads a checkpoint of a work directory, with its config and tokenizer.
 
   The parameters are the moving average of training, spread over the devices as config.mesh says
   if it fits them, else repeated on each.
+
+  Args:
+    directory: of a run.
+    checkpoint: 'newest'; 'best', by the evaluations while training; or a step that was kept.
 
   Raises:
     UserError: the directory is none, or something in it is missing or damaged.
@@ -401,5 +405,6 @@ def load(directory: str | os.PathLike) -> Model:
   )
   method = method_lib.build(config, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id)
   mesh = mesh_lib.fitting_mesh(config.mesh)
-  step, params = restore_ema(directory, abstract_params(method, config.data.length, mesh))
+  abstract = abstract_params(method, config.data.length, mesh)
+  step, params = restore_ema(directory, abstract, checkpoint)
   return Model(config, tokenizer, method, params, step, mesh)

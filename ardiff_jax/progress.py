@@ -3,6 +3,8 @@
 import sys
 import time
 
+from ardiff_jax import processes
+
 _QUIET_SECONDS = 30.0  # between lines when standard error is not a terminal
 
 
@@ -18,6 +20,8 @@ class Progress:
 
   def show(self, done: int, message: str, tokens_per_second: float | None) -> None:
     """Shows the line, if it is due."""
+    if not processes.is_first():
+      return
     now = time.monotonic()
     due = self._shown is None or now - self._shown >= _QUIET_SECONDS or done == self._total
     if not (self._terminal or due):

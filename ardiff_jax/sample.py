@@ -22,6 +22,7 @@ from ardiff_jax import cli, workdir
 from ardiff_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
+_CHECKPOINT = cli.define_checkpoint()
 _NUM_SAMPLES = flags.DEFINE_integer('num_samples', 4, 'How many texts.', lower_bound=1)
 _PROMPT = flags.DEFINE_string('prompt', '', 'Text that every sample starts with.')
 _INFILL = flags.DEFINE_string('infill', None, "Text with gaps of so many tokens: 'A [[12]] B'.")
@@ -69,6 +70,7 @@ _FRAMES = 48  # canvases that are kept of a sample
 
 def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
+  checkpoint = cli.read_checkpoint(_CHECKPOINT)
   out = pathlib.Path(_OUT.value) if _OUT.value else directory / 'samples.jsonl'
   for flag, path in (('out', _OUT.value), ('trace', _TRACE.value)):
     if path and not pathlib.Path(path).absolute().parent.is_dir():
@@ -81,7 +83,7 @@ def main() -> None:
   from ardiff_jax.progress import Progress
   from ardiff_jax.report import traces
 
-  model = ardiff_jax.load(directory)
+  model = ardiff_jax.load(directory, checkpoint)
   count = _NUM_SAMPLES.value
   progress = Progress('sample', count) if (_BATCH_SIZE.value or count) < count else None
   began = time.monotonic()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ardiff_jax.mesh import num_parts
+
 _MAX_SLICES = 64  # enough to make the slices' memory small beside the logits'
 _MIN_SLICE = 2**17  # elements below which slicing costs more than it saves
 
@@ -45,7 +47,20 @@ tokenwise.defvjp(_forward, _backward)
 
 
 def _sliced(f, axis, logits, *per_token):
-  """f slice by slice; `axis` is that of the tokens in its result."""
+  """f slice by slice; `axis` is that of the tokens in its result.
+
+  Where devices split the tokens, a slice takes some of every device's.
+  """
+  parts = num_parts('length')
+  if parts > 1 and logits.shape[-2] % parts == 0:
+    per_token = (x.reshape(*x.shape[:-1], parts, -1) for x in per_token)
+    apart = logits.reshape(*logits.shape[:-2], parts, -1, logits.shape[-1])
+    result = _in_turn(f, axis, apart, *per_token)
+    return result.reshape(logits.shape[: result.ndim - 1])
+  return _in_turn(f, axis, logits, *per_token)
+
+
+def _in_turn(f, axis, logits, *per_token):
   length = logits.shape[-2]
   rows = -(-length // max(1, min(_MAX_SLICES, logits.size // _MIN_SLICE)))
   if rows >= length:

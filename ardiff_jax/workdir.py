@@ -13,14 +13,20 @@ import json
 import os
 import pathlib
 import platform
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ardiff_jax.errors import UserError
 
-# May differ when a run is resumed: they say how often to look, not what to compute.
-_CADENCE = ('train.log_every', 'train.eval_every', 'train.checkpoint_every', 'train.keep')
+# May differ when a run is resumed: they say how often to look and on which devices, not what to
+# compute.
+_FREE = re.compile(
+  r'mesh\..*|model\.(remat|attention)|'
+  r'train\.(accumulate|log_every|eval_every|checkpoint_every|keep|keep_every)'
+)
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:
@@ -114,18 +120,41 @@ def check_same_run(workdir: pathlib.Path, old: dict[str, Any], new: dict[str, An
   Raises:
     UserError: they differ, with the difference.
   """
+  for what, differences in _differences(old, new):
+    raise UserError(
+      f'{workdir} was started with another {what}; use another --workdir, or what it had:\n  '
+      + '\n  '.join(differences)
+    )
+
+
+def check_same_processes(descriptions: list[dict[str, Any]]) -> None:
+  """Refuses processes that would train together on different things.
+
+  Args:
+    descriptions: content of config.json as each process would write it.
+
+  Raises:
+    UserError: they differ, with the difference.
+  """
+  for process, description in enumerate(descriptions):
+    for what, differences in _differences(descriptions[0], description):
+      raise UserError(
+        f'process {process} has another {what} (here) than process 0 (there):\n  '
+        + '\n  '.join(differences)
+      )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+  """Yields what differs, config, vocabulary or corpus, and a line for each difference."""
   for part, what in (('config', 'config'), ('tokenizer', 'vocabulary'), ('corpus', 'corpus')):
     before, now = _flatten(old[part]), _flatten(new[part])
     differences = [
       f'{part}.{key}: {before.get(key)!r} there, {now.get(key)!r} here'
       for key in sorted(before.keys() | now.keys())
-      if before.get(key) != now.get(key) and not (part == 'config' and key in _CADENCE)
+      if before.get(key) != now.get(key) and not (part == 'config' and _FREE.fullmatch(key))
     ]
     if differences:
-      raise UserError(
-        f'{workdir} was started with another {what}; use another --workdir, or what it had:\n  '
-        + '\n  '.join(differences)
-      )
+      yield what, differences
 
 
 def versions() -> dict[str, str]:

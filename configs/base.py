@@ -121,12 +121,14 @@ def get_base() -> ConfigDict:
   c.train.log_every = 100
   c.train.eval_every = 10_000
   c.train.checkpoint_every = 10_000
-  c.train.keep = 2  # newest checkpoints kept
+  c.train.keep = 2  # newest checkpoints kept, besides the best
+  c.train.keep_every = 0  # and those of steps that are multiples of this; 0 for none
 
   c.mesh = ConfigDict()  # devices along each axis; -1 is the rest
   c.mesh.data = -1
   c.mesh.fsdp = 1
   c.mesh.tensor = 1
+  c.mesh.sequence = 1
 
   c.eval = ConfigDict()
   c.eval.batch_size = 64

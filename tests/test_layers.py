@@ -7,8 +7,9 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'ardiff_jax'
 
 # Lower layers first; modules of one layer may not import each other, except inside a package.
 LAYERS = [
-  {'errors', 'rng', 'progress', 'compiled', 'hyperschedules', 'noise', 'tokenwise'},
-  {'masks', 'rows', 'divergences', 'workdir', 'data', 'cli', 'mesh'},
+  {'errors', 'rng', 'compiled', 'hyperschedules', 'noise'},
+  {'mesh', 'processes'},
+  {'masks', 'rows', 'divergences', 'workdir', 'data', 'cli', 'tokenwise', 'progress'},
   {'models'},
   {'objectives', 'sampling'},
   {'bounds', 'method', 'plots'},

@@ -3,16 +3,19 @@
 import dataclasses
 import json
 import signal
+import types
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from conftest import small_config
-from ml_collections import ConfigDict
+from steps import assert_same_gradients, make_mesh, run_steps
 
+import ardiff_jax
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
+from ardiff_jax import workdir as workdir_lib
 from ardiff_jax.data import corpus
 from ardiff_jax.errors import UserError
 from ardiff_jax.training import checkpointing, loop
@@ -28,83 +31,15 @@ def read_metrics(workdir, split='train'):
   return {x['step']: x for x in lines if x['split'] == split}
 
 
-def run_steps(config, mesh, *, accumulate=1, steps=3):
-  """Trains on fixed tokens; returns the state on the host and the losses."""
-  method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
-  optimizer, _ = make_optimizer(config.train)
-  state = init_state(method.denoise, optimizer, config.data.length, 0, mesh)
-  step_fn = jax.jit(
-    make_train_step(
-      method.denoise,
-      method.objective,
-      optimizer,
-      ema_decay=0.9,
-      accumulate=accumulate,
-      dropout=False,
-    )
-  )
-  tokens = np.random.default_rng(0).integers(0, VOCAB, (8, config.data.length), np.int32)
-  mask = np.ones(tokens.shape, bool)
-  mask[1, :20] = False  # unequal counts: microbatches must be weighted by their tokens
-  batch = mesh_lib.place_whole(mesh, {'tokens': tokens, 'loss_mask': mask})
-  schedule = mesh_lib.repeat(mesh, method.hyperschedule)
-  losses = []
-  for _ in range(steps):
-    with mesh_lib.use(mesh):
-      state, metrics = step_fn(state, batch, schedule, mesh_lib.repeat(mesh, jax.random.key(0)))
-    losses.append(float(metrics.compute()['loss']))
-  return jax.device_get(state), losses
-
-
-def one_device():
-  return mesh_lib.make_mesh(ConfigDict(dict(data=1, fsdp=1, tensor=1)), jax.devices()[:1])
-
-
-def assert_same_gradients(a, b):
-  """Compares Adam's first moments: parameters would hide small gradients behind their sign."""
-  moments = [state.opt_state[1][0].mu for state in (a, b)]
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), *moments)
-
-
 @pytest.mark.parametrize('name', ['ar', 'epsilon_hybrid'])
 def test_microbatches_equal_the_full_batch(name, text_file):
   config = small_config(name, text_file)
-  full, full_losses = run_steps(config, one_device())
-  micro, micro_losses = run_steps(config, one_device(), accumulate=4)
+  full, full_losses = run_steps(config, make_mesh())
+  config.train.accumulate = 4
+  micro, micro_losses = run_steps(config, make_mesh())
   np.testing.assert_allclose(micro_losses, full_losses, rtol=1e-4)
   assert_same_gradients(micro, full)
   assert full_losses[2] < full_losses[0]
-
-
-@pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
-def test_eight_devices_equal_one(sizes, text_file):
-  config = small_config('epsilon_hybrid', text_file)
-  one, one_losses = run_steps(config, one_device())
-  mesh = mesh_lib.make_mesh(ConfigDict(dict(zip(mesh_lib.AXES, sizes, strict=True))))
-  eight, eight_losses = run_steps(config, mesh)
-  np.testing.assert_allclose(eight_losses, one_losses, rtol=1e-4)
-  assert_same_gradients(eight, one)
-
-
-def test_parameters_moments_and_average_are_sharded_alike(text_file):
-  config = small_config('epsilon_hybrid', text_file)
-  mesh = mesh_lib.make_mesh(ConfigDict(dict(data=2, fsdp=2, tensor=2)))
-  method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
-  optimizer, _ = make_optimizer(config.train)
-  state = init_state(method.denoise, optimizer, config.data.length, 0, mesh)
-  kernel = state.params['params']['blocks']['mlp_in']['kernel']
-  assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, 'fsdp', 'tensor')
-  assert kernel.addressable_shards[0].data.size * 4 == kernel.size
-  specs = jax.tree.map(lambda x: x.sharding.spec, state.params)
-  moments = state.opt_state[1][0]
-  for tree in (state.ema, moments.mu, moments.nu):
-    assert jax.tree.map(lambda x: x.sharding.spec, tree) == specs
-
-
-def test_mesh_must_use_the_devices_present():
-  with pytest.raises(UserError, match='8 devices'):
-    mesh_lib.make_mesh(ConfigDict(dict(data=3, fsdp=1, tensor=1)))
-  assert mesh_lib.make_mesh(ConfigDict(dict(data=-1, fsdp=2, tensor=1))).shape['data'] == 4
 
 
 def test_warmup_is_cut_to_the_run_and_decay_spares_scales():
@@ -143,8 +78,9 @@ def test_average_follows_its_decay(text_file):
   config = small_config('ar', text_file)
   method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
   optimizer, _ = make_optimizer(config.train)
-  mesh = one_device()
-  batch = {'tokens': np.zeros((8, 32), np.int32), 'loss_mask': np.ones((8, 32), bool)}
+  mesh = make_mesh()
+  tokens, counted = np.zeros((8, 32), np.int32), np.ones((8, 32), bool)
+  batch = {'tokens': tokens, 'loss_mask': counted, 'stop': ~counted[:, 0]}
   states = {}
   for decay in (0.0, 0.15, 0.999):
     state = init_state(method.denoise, optimizer, 32, 0, mesh)
@@ -288,11 +224,63 @@ class TestCheckpoints:
     method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
     optimizer, _ = make_optimizer(config.train)
     trees = []
-    for sizes in ((8, 1, 1), (2, 2, 2)):
-      mesh = mesh_lib.make_mesh(ConfigDict(dict(zip(mesh_lib.AXES, sizes, strict=True))))
+    for sizes in (dict(data=8), dict(fsdp=4, tensor=2), dict(fsdp=2, tensor=2, sequence=2)):
+      mesh = make_mesh(**sizes)
       abstract = abstract_state(method.denoise, optimizer, config.data.length, 0, mesh)
       trees.append(jax.device_get(checkpointing.restore_ema(workdir, abstract.ema)[1]))
-    jax.tree.map(np.testing.assert_array_equal, *trees)
+    for tree in trees[1:]:
+      jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
+
+  @pytest.mark.parametrize('sizes', [{}, dict(fsdp=4, tensor=2)])
+  def test_run_goes_on_on_another_mesh(self, sizes, text_file, tmp_path, monkeypatch):
+    config = small_config('epsilon_hybrid', text_file)
+    config.mesh.update(data=1, fsdp=8)
+    loop.train(config, tmp_path / 'run')
+    before = read_metrics(tmp_path / 'run')
+    self.empty(tmp_path / 'run' / 'checkpoints' / '6')
+    (tmp_path / 'run' / 'checkpoints' / '6').rmdir()
+    config.mesh.update(dict(data=1, fsdp=1, tensor=1) | sizes)
+    mesh = make_mesh(**sizes)
+    monkeypatch.setattr(loop.mesh_lib, 'make_mesh', lambda *_: mesh)
+    assert loop.train(config, tmp_path / 'run')
+    after = read_metrics(tmp_path / 'run')
+    assert list(after) == list(before) == [1, 2, 3, 4, 5, 6]
+    for step in before:
+      assert after[step]['loss'] == pytest.approx(before[step]['loss'], rel=1e-5)
+
+  @staticmethod
+  def steps_in(workdir):
+    return sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir())
+
+  def test_best_and_every_nth_stay(self, text_file, tmp_path, monkeypatch):
+    scores = {1: 3.0, 2: 1.0, 3: 2.0, 4: 4.0, 5: 5.0, 6: 6.0}
+
+    def evaluate(config, prepared, params, step, mesh, writer):
+      scalars = {'nll_per_token': scores[step]}
+      writer.write(step, 'valid', scalars)
+      return scalars
+
+    monkeypatch.setattr(loop, '_evaluate', evaluate)
+    config = small_config('ar', text_file, checkpoint_every=1, eval_every=1, keep=1)
+    loop.train(config, tmp_path / 'run')
+    assert self.steps_in(tmp_path / 'run') == [2, 6]
+    config.train.keep_every = 3
+    loop.train(config, tmp_path / 'every')
+    assert self.steps_in(tmp_path / 'every') == [2, 3, 6]
+
+    directory = tmp_path / 'every'
+    steps = {which: ardiff_jax.load(directory, which).step for which in ('newest', 'best', 3)}
+    assert steps == {'newest': 6, 'best': 2, 3: 3}
+    with pytest.raises(UserError, match='no checkpoint 4; it has 2, 3, 6'):
+      ardiff_jax.load(directory, 4)
+
+  def test_best_survives_a_restart(self, tmp_path):
+    record = {'step': 1, 'split': 'valid', 'nll_per_token': 0.0}
+    workdir_lib.append(tmp_path / 'metrics.jsonl', [record, record | {'step': 2, 'gate_auc': -9.0}])
+    checkpointer = checkpointing.Checkpointer(tmp_path, keep=1)
+    steps = [types.SimpleNamespace(step=step) for step in (0, 1, 2, 3)]
+    assert checkpointer._kept.should_preserve(steps, context=None) == [False, True, False, True]
+    checkpointer.close()
 
   def test_fingerprint_sees_flips_and_swaps(self):
     tree = {'a': np.arange(6, dtype=np.float32).reshape(2, 3), 'b': np.ones(2, np.int32)}
@@ -397,7 +385,7 @@ def test_state_is_a_pytree_without_boxes(text_file):
   config = small_config('ar', text_file)
   method = method_lib.build(config, VOCAB, bos_id=256, eos_id=0)
   optimizer, _ = make_optimizer(config.train)
-  state = init_state(method.denoise, optimizer, 32, 0, one_device())
+  state = init_state(method.denoise, optimizer, 32, 0, make_mesh())
   assert isinstance(state, TrainState)
   boxes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
   assert not any(isinstance(x, nn.meta.AxisMetadata) for x in boxes)

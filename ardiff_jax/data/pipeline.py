@@ -6,7 +6,6 @@ import grain
 import numpy as np
 
 from ardiff_jax.data.packing import Packed
-from ardiff_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -16,42 +15,31 @@ def train_batches(
   *,
   batch_size: int,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  part: np.ndarray | None = None,
 ) -> grain.IterDataset:
   """Returns endless batches, a function of the seed alone; every epoch is shuffled anew.
 
-  All processes together see exactly the batches of one: the global batch is formed first,
-  then each takes its own consecutive rows of it. The iterator has `get_state` and
-  `set_state` and goes into `grain.checkpoint.CheckpointSave`.
+  All processes together see exactly the batches of one: which rows of the text make the batch is
+  drawn for all, then each process reads its own. So the iterator's state, of `get_state` and
+  `set_state`, is the same in all of them, and whatever their number.
 
   Args:
     packed: the rows, N of length L; N may be less than `batch_size`.
     batch_size: rows in the batch of all processes together, B.
     seed: of the shuffling.
-    process_index: which process this is.
-    process_count: how many there are, P.
+    part: int[b], places in the batch that are read here; None for all.
 
   Returns:
-    Elements are {"tokens": int32[B/P, L], "loss_mask": bool[B/P, L]}.
-
-  Raises:
-    UserError: `batch_size` cannot be divided among the processes.
+    Elements are {"tokens": int32[b, L], "loss_mask": bool[b, L]}.
   """
-  if batch_size % process_count:
-    raise UserError(
-      f'The batch size {batch_size} cannot be divided among {process_count} processes: '
-      f'make it a multiple of {process_count}.'
-    )
-  share = batch_size // process_count
-  mine = slice(process_index * share, (process_index + 1) * share)
+  part = np.arange(batch_size) if part is None else part
   return (
-    grain.MapDataset.source(packed)
+    grain.MapDataset.range(len(packed))
     .seed(seed)
     .shuffle()
     .repeat()
     .batch(batch_size)
-    .map(lambda batch: {name: value[mine] for name, value in batch.items()})
+    .map(lambda rows: _stack([packed[int(row)] for row in rows[part]]))
     .to_iter_dataset(grain.ReadOptions(num_threads=0))  # A row is a copy: threads only cost.
   )
 
@@ -73,6 +61,10 @@ def eval_batches(
     items = [packed[int(row)] for row in rows[start : start + batch_size]]
     count = len(items)
     items += [items[-1]] * (batch_size - count)
-    batch = {name: np.stack([item[name] for item in items]) for name in items[0]}
+    batch = _stack(items)
     batch['loss_mask'][count:] = False
     yield batch
+
+
+def _stack(items: Sequence[Batch]) -> Batch:
+  return {name: np.stack([item[name] for item in items]) for name in items[0]}

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ardiff_jax import mesh as mesh_lib
-from ardiff_jax import rng
+from ardiff_jax import processes, rng
 from ardiff_jax.evaluation import samples
 from ardiff_jax.method import Method
 from ardiff_jax.sampling.loop import generate
@@ -52,6 +52,6 @@ def measure(
       canvas_, given, keys = mesh_lib.place_whole(mesh, (canvas, ~counted, keys))
       args = method.denoise, params, process, revision, schedule, canvas_, given, keys
       doubt = _look(*args, draft=canvas_).memory.first_doubt
-    doubts.append(np.asarray(doubt)[counted])
+    doubts.append(processes.fetch(doubt)[counted])
     wrongs.append((canvas != clean)[counted])
   return {'gate_auc': samples.area_under_curve(np.concatenate(doubts), np.concatenate(wrongs))}

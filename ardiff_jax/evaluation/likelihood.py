@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ardiff_jax import bounds, rng
+from ardiff_jax import bounds, processes, rng
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Hyperschedule
@@ -134,11 +134,8 @@ def sequence_nats(
         )
       )
       counts.append(batch['loss_mask'].sum(axis=1))
-  nats_N, counts_N = (
-    np.concatenate([np.asarray(x, np.float64) for x in nats]),
-    np.concatenate(counts),
-  )
-  return nats_N, counts_N, schedule.name
+  nats_N = np.concatenate([np.asarray(x, np.float64) for x in processes.fetch(nats)])
+  return nats_N, np.concatenate(counts), schedule.name
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'num_samples'))

@@ -18,11 +18,13 @@ G = H/K, E head width.
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ardiff_jax import masks
 from ardiff_jax.masks import AttentionMask
+from ardiff_jax.mesh import num_parts
 from ardiff_jax.models import splash
 
 KERNELS = ('auto', 'xla', 'splash')
@@ -52,7 +54,11 @@ def attend(
     kernel: one of KERNELS, see `TransformerConfig.attention`.
   """
   device = _device()
-  if (kernel == 'splash' or (kernel == 'auto' and device.platform == 'tpu')) and (
+  rows_apart = num_parts('length') > 1
+  if rows_apart:
+    keys = lambda x: nn.with_logical_constraint(x, ('batch', 'keys', 'heads', 'head_dim'))  # noqa: E731
+    k_BxRxKxE, v_BxRxKxE = keys(k_BxRxKxE), keys(v_BxRxKxE)
+  elif (kernel == 'splash' or (kernel == 'auto' and device.platform == 'tpu')) and (
     mask is None or mask.fixed is not None
   ):
     return splash.attend(q_BxRxHxE, k_BxRxKxE, v_BxRxKxE, mask, interpret=device.platform != 'tpu')
@@ -66,7 +72,7 @@ def attend(
   if cached is not None:
     parts = [(*cached, mask.cached), rows]
     return _in_slices(q_BxRxHxE, mask.queries, parts, see)
-  if mask.span is None:
+  if mask.span is None or rows_apart:
     return _in_slices(q_BxRxHxE, mask.queries, [rows], see)
   return _sorted(q_BxRxHxE, rows, mask, see)
 
@@ -97,20 +103,23 @@ def _cut(tree, rows: slice):
 
 
 def _in_slices(q, queries, parts, see):
-  """`_softmax`, for a slice of the queries at a time."""
-  num_queries = q.shape[1]
-  num_slices = -(-num_queries // _SLICE)
+  """`_softmax`, for a slice of the queries at a time; of every device's, where they split them."""
+  num_queries, num_devices = q.shape[1], num_parts('length')
+  num_slices = -(-num_queries // (_SLICE * num_devices))
   if num_slices == 1:
     return _softmax(q, queries, parts, see)
   attend_slice = jax.checkpoint(functools.partial(_softmax, see=see))
-  size = -(-num_queries // num_slices)
+  size = -(-num_queries // (num_slices * num_devices))
 
   def split(x):  # the queries added at the end are dropped again
-    x = jnp.pad(x, [(0, 0), (0, size * num_slices - num_queries)] + [(0, 0)] * (x.ndim - 2))
-    return x.reshape(x.shape[0], num_slices, size, *x.shape[2:]).swapaxes(0, 1)
+    padding = size * num_slices * num_devices - num_queries
+    x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+    x = x.reshape(x.shape[0], num_devices, num_slices, size, *x.shape[2:])
+    return jnp.moveaxis(x, 2, 0).reshape(num_slices, x.shape[0], num_devices * size, *x.shape[4:])
 
   out = jax.lax.map(lambda x: attend_slice(*x, parts), jax.tree.map(split, (q, queries)))
-  return out.swapaxes(0, 1).reshape(q.shape[0], -1, *q.shape[2:])[:, :num_queries]
+  out = out.reshape(num_slices, q.shape[0], num_devices, size, *q.shape[2:])
+  return jnp.moveaxis(out, 0, 2).reshape(q.shape[0], -1, *q.shape[2:])[:, :num_queries]
 
 
 def _softmax(q_BxQxHxE, queries, parts, see):

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ardiff_jax.mesh import num_parts
+
 
 class Dense(nn.Module):
   """A linear map from the last axis to `features`.
@@ -89,7 +91,13 @@ def modulate(x: jax.Array, shift_scale: list[jax.Array] | None) -> jax.Array:
 
 
 def matmul_2d(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
-  """x @ kernel over flattened rows: on CPU the gradient of a 3-D product copies its operand."""
+  """x @ kernel over flattened rows: on CPU the gradient of a 3-D product copies its operand.
+
+  Where devices split the rows of a sequence they stay apart: flattened, no device's would be
+  neighbours.
+  """
+  if num_parts('length') > 1:
+    return jnp.matmul(x, kernel, preferred_element_type=dtype)
   y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
   return y.reshape(*x.shape[:-1], kernel.shape[-1])
 

@@ -6,17 +6,19 @@ before it.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from ardiff_jax import processes
+from ardiff_jax import workdir as workdir_lib
 from ardiff_jax.errors import UserError
 from ardiff_jax.training.state import TrainState
 
@@ -27,15 +29,25 @@ _DAMAGED = 'damaged_checkpoints'
 class Checkpointer:
   """Saves and restores the checkpoints of one work directory."""
 
-  def __init__(self, workdir: pathlib.Path, keep: int | None = None):
-    """Opens the directory for writing, keeping the newest `keep` checkpoints."""
+  def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0):
+    """Opens the directory for writing.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest checkpoints are kept, besides the best (see `score`).
+      keep_every: those of steps that are multiples of this are kept too; 0 for none.
+    """
     self._workdir = workdir.absolute()
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+    self._kept = _Kept(keep, keep_every, _scores(self._workdir))
+    self._options = ocp.CheckpointManagerOptions(
+      preservation_policy=self._kept, cleanup_tmp_directories=True, enable_async_checkpointing=True
     )
-    self._options = options
     self._saving: int | None = None
-    self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=options)
+    self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=self._options)
+
+  def score(self, step: int, scalars: dict[str, float]) -> None:
+    """Takes what evaluation says of a step; the best checkpoint is kept until there is a better."""
+    self._kept.scores[step] = _score(scalars)
 
   def save(self, step: int, state: TrainState, iterator: Any, config: dict) -> None:
     """Starts saving `step` in the background; does nothing if it is already saved.
@@ -49,7 +61,7 @@ class Checkpointer:
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(core),
       ema=ocp.args.StandardSave(ema),
-      data=grain.checkpoint.CheckpointSave(iterator),
+      data=ocp.args.JsonSave(iterator.get_state()),
       meta=ocp.args.JsonSave(
         {
           'config': config,
@@ -87,18 +99,22 @@ class Checkpointer:
     steps = sorted(self._manager.all_steps(), reverse=True)
     core, ema = _split(abstract)
     for step in steps:
+      failed = False
       try:
         items = ocp.args.Composite(
           state=ocp.args.StandardRestore(core),
           ema=ocp.args.StandardRestore(ema),
-          data=grain.checkpoint.CheckpointRestore(iterator),
+          data=ocp.args.JsonRestore(),
           meta=ocp.args.JsonRestore(),
         )
         restored = self._manager.restore(step, args=items)
         _verify('state', restored.state, restored.meta)
         _verify('ema', restored.ema, restored.meta)
+        iterator.set_state(restored.data)
       except Exception as error:  # orbax raises bare Exception, ValueError, KeyError, ...
         _notice(step, error)
+        failed = True
+      if processes.any_of(failed):
         continue
       self._set_aside([s for s in steps if s > step])
       return TrainState(ema=restored.ema, **restored.state)
@@ -111,14 +127,55 @@ class Checkpointer:
     if not steps:
       return
     self._manager.close()
-    if jax.process_index() == 0:
+
+    def move() -> None:
       target = self._workdir / _DAMAGED
       target.mkdir(exist_ok=True)
       for step in steps:
         number = len(list(target.iterdir()))
         (self._workdir / _FOLDER / str(step)).rename(target / f'{step}.{number}')
-      print(f'notice: moved damaged checkpoints to {target}', file=sys.stderr)
+      processes.say(f'notice: moved damaged checkpoints to {target}')
+
+    processes.first_does(move)
     self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=self._options)
+
+
+@dataclasses.dataclass
+class _Kept:
+  """Which checkpoints stay when there is a new one: orbax's `PreservationPolicy`.
+
+  Attributes:
+    newest: how many of the newest.
+    every: multiples of which step; 0 for none.
+    scores: of steps that were evaluated, lower is better. The best stays.
+  """
+
+  newest: int
+  every: int
+  scores: dict[int, float]
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    kept = {*steps[-self.newest :], _best(steps, self.scores)}
+    return [step in kept or (self.every > 0 and step % self.every == 0) for step in steps]
+
+
+def _best(steps: Sequence[int], scores: dict[int, float]) -> int | None:
+  return min((step for step in steps if step in scores), key=scores.get, default=None)
+
+
+def _scores(workdir: pathlib.Path) -> dict[int, float]:
+  """Returns the scores of the steps that training evaluated."""
+  records = workdir_lib.read_lines(workdir / 'metrics.jsonl')
+  return {x['step']: _score(x) for x in records if x['split'] == 'valid'}
+
+
+def _score(scalars: dict[str, float]) -> float:
+  """Lower is better."""
+  if 'gate_auc' in scalars:
+    return -scalars['gate_auc']
+  return scalars['nll_per_token' if 'nll_per_token' in scalars else 'latent_error']
 
 
 def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
@@ -143,8 +200,15 @@ def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
     manager.save(0, args=items)
 
 
-def restore_ema(workdir: pathlib.Path, abstract_ema: Any) -> tuple[int, Any]:
-  """Returns (step, moving average) of the newest sound checkpoint, reading nothing else.
+def restore_ema(
+  workdir: pathlib.Path, abstract_ema: Any, which: str | int = 'newest'
+) -> tuple[int, Any]:
+  """Returns (step, moving average) of a checkpoint, reading nothing else.
+
+  Args:
+    workdir: of the run.
+    abstract_ema: shapes, dtypes and shardings wanted.
+    which: 'newest', the newest that is sound; 'best', by the evaluations while training; or a step.
 
   Raises:
     UserError: no checkpoint, or none that can be read.
@@ -154,7 +218,7 @@ def restore_ema(workdir: pathlib.Path, abstract_ema: Any) -> tuple[int, Any]:
     raise UserError(f'no checkpoint in {folder}: train first with --workdir={workdir}')
   options = ocp.CheckpointManagerOptions(create=False)
   with ocp.CheckpointManager(folder, options=options) as manager:
-    steps = sorted(manager.all_steps(), reverse=True)
+    steps = _chosen(sorted(manager.all_steps(), reverse=True), which, workdir)
     for step in steps:
       try:
         items = ocp.args.Composite(
@@ -169,6 +233,18 @@ def restore_ema(workdir: pathlib.Path, abstract_ema: Any) -> tuple[int, Any]:
   if steps:
     raise _none_readable(workdir)
   raise UserError(f'no checkpoint in {folder}: train first with --workdir={workdir}')
+
+
+def _chosen(steps: list[int], which: str | int, workdir: pathlib.Path) -> list[int]:
+  """Returns which of the steps to try, in turn."""
+  if which == 'newest':
+    return steps
+  step = _best(steps, _scores(workdir)) if which == 'best' else which
+  if step not in steps:
+    has = ', '.join(map(str, reversed(steps))) or 'none'
+    what = 'that was evaluated' if which == 'best' else which
+    raise UserError(f'{workdir} has no checkpoint {what}; it has {has}')
+  return [step]
 
 
 def fingerprint(tree: Any) -> str:
@@ -205,7 +281,8 @@ def _split(state: TrainState) -> tuple[dict, Any]:
 
 def _notice(step: int, error: Exception) -> None:
   reason = str(error).strip().split('\n')[0][:200] or type(error).__name__
-  print(f'notice: checkpoint {step} is damaged and passed over ({reason})', file=sys.stderr)
+  where = processes.name()
+  print(f'notice: {where}checkpoint {step} is damaged and passed over ({reason})', file=sys.stderr)
 
 
 def _none_readable(workdir: pathlib.Path) -> UserError:

@@ -6,11 +6,11 @@ for the log. SIGTERM and SIGINT are noted and acted on between steps.
 
 import contextlib
 import dataclasses
+import json
 import math
 import operator
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
-from ardiff_jax import samplers
+from ardiff_jax import processes, samplers
 from ardiff_jax import workdir as workdir_lib
 from ardiff_jax.data import pipeline, tokenizers
 from ardiff_jax.data.corpus import load_corpus
@@ -33,8 +33,8 @@ from ardiff_jax.evaluation import gates, latents, likelihood
 from ardiff_jax.method import Method
 from ardiff_jax.progress import Progress
 from ardiff_jax.training.checkpointing import Checkpointer
-from ardiff_jax.training.state import abstract_state, init_state, make_optimizer
-from ardiff_jax.training.step import TrainMetrics, make_train_step
+from ardiff_jax.training.state import TrainState, abstract_state, init_state, make_optimizer
+from ardiff_jax.training.step import TrainMetrics, jit_train_step
 from ardiff_jax.training.warm_start import source_tokenizer, warm_start
 from ardiff_jax.training.writer import MetricWriter
 
@@ -78,56 +78,46 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
   parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params))
   prepared.description['parameters'] = parameters
 
-  workdir_lib.create(workdir)
+  descriptions = map(json.loads, processes.texts(json.dumps(prepared.description)))
+  workdir_lib.check_same_processes(list(descriptions))
+  processes.first_does(lambda: _start(workdir, prepared, abstract))
   if not workdir_lib.exists(workdir):
-    prepared.tokenizer.save(workdir)
-    workdir_lib.write(workdir, prepared.description)
-    _say(clu.parameter_overview.get_parameter_overview(abstract.params, include_stats=False))
+    raise UserError(f'--workdir={workdir} must be a directory that all processes share')
 
+  part = mesh_lib.part_of_batch(mesh, cfg.batch_size)
   batches = pipeline.train_batches(
-    prepared.train,
-    batch_size=cfg.batch_size,
-    seed=config.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    prepared.train, batch_size=cfg.batch_size, seed=config.seed, part=part
   )
   iterator = iter(batches)
-  with contextlib.closing(Checkpointer(workdir, cfg.keep)) as checkpointer:
+  with contextlib.closing(Checkpointer(workdir, cfg.keep, cfg.keep_every)) as checkpointer:
     state = checkpointer.restore(abstract, iterator)
     if state is None:
       state = init_state(method, optimizer, config.data.length, config.seed, mesh)
       if config.init_from:
         state = warm_start(state, config)
-        _say(f'starting from the parameters of {config.init_from}')
+        processes.say(f'starting from the parameters of {config.init_from}')
     else:
-      _say(f'resumed from step {int(state.step)} in {workdir}')
+      processes.say(f'resumed from step {int(state.step)} in {workdir}')
     start = int(state.step)
     if start >= cfg.steps:
-      _say('all its steps are done')
+      processes.say('all its steps are done')
 
-    step_fn = jax.jit(
-      make_train_step(
-        method.denoise,
-        method.objective,
-        optimizer,
-        ema_decay=cfg.ema_decay,
-        accumulate=cfg.accumulate,
-        dropout=config.model.dropout > 0.0,
-      ),
-      donate_argnames='state',
-      out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
-    )
+    step_fn = jit_train_step(config, method, optimizer, abstract, mesh)
     hyperschedule = mesh_lib.repeat(mesh, method.hyperschedule)
     root_key = mesh_lib.repeat(mesh, jax.random.key(config.seed))
     writer = MetricWriter(workdir, start)
     progress = Progress('train', cfg.steps, start)
     log = _Log(writer, progress, schedule, cfg.batch_size * config.data.length)
-    with contextlib.closing(writer), contextlib.closing(progress), _signals() as stop:
+    stops = None  # whether any process was asked to stop, as told by the step before
+    with contextlib.closing(writer), contextlib.closing(progress), _signals() as received:
       for step in range(start + 1, cfg.steps + 1):
-        batch = mesh_lib.place_batch(mesh, next(iterator))
+        asked = {'stop': np.full(len(part), bool(received))}
+        batch = mesh_lib.place_batch(mesh, next(iterator) | asked)
         with mesh_lib.use(mesh):
-          state, metrics = step_fn(state, batch, hyperschedule, root_key)
-        interrupted = bool(stop)  # once: a signal may come at any moment of what follows
+          told = stops
+          state, metrics, stops = step_fn(state, batch, hyperschedule, root_key)
+        # once: a signal may come at any moment of what follows
+        interrupted = bool(received if jax.process_count() == 1 else told)
         last = step == cfg.steps or interrupted
         log.add(step, metrics, flush=last or step % cfg.log_every == 0)
         evaluates = step % cfg.eval_every == 0 or step == cfg.steps
@@ -138,13 +128,27 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
           checkpointer.save(step, state, iterator, prepared.description['config'])
         if interrupted:
           checkpointer.wait()
-          _say(f'{stop[0]}: saved step {step} of {cfg.steps}; the same command goes on from there')
+          why = received[0] if received else 'another process was stopped'
+          saved = f'saved step {step} of {cfg.steps}'
+          processes.say(f'{why}: {saved}; the same command goes on from there')
           return False
         if evaluates:
-          _evaluate(config, prepared, state.ema, step, mesh, writer)
+          scalars = _evaluate(config, prepared, state.ema, step, mesh, writer)
+          checkpointer.score(step, scalars)
           log.restart_clock()
       checkpointer.wait()
   return True
+
+
+def _start(workdir: pathlib.Path, prepared: _Prepared, abstract: TrainState) -> None:
+  """Makes the work directory, unless a run goes on in it."""
+  workdir_lib.create(workdir)
+  if not workdir_lib.exists(workdir):
+    prepared.tokenizer.save(workdir)
+    workdir_lib.write(workdir, prepared.description)
+    processes.say(
+      clu.parameter_overview.get_parameter_overview(abstract.params, include_stats=False)
+    )
 
 
 def _prepare(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> _Prepared:
@@ -203,6 +207,7 @@ _LOWEST = {
   'train.eval_every': 1,
   'train.checkpoint_every': 1,
   'train.keep': 1,
+  'train.keep_every': 0,
   'train.learning_rate': 0.0,
   'train.weight_decay': 0.0,
   'train.ema_decay': 0.0,
@@ -236,8 +241,9 @@ def _check_numbers(config: ConfigDict, mesh: Mesh) -> None:
     )
 
 
-def _evaluate(config, prepared, params, step, mesh, writer) -> None:
-  """Writes the likelihood of evenly spread sequences of the valid text, or what stands for it."""
+def _evaluate(config, prepared, params, step, mesh, writer) -> dict[str, float]:
+  """Writes and returns the likelihood of evenly spread sequences of the valid text, or what stands
+  for it."""
   valid = prepared.valid
   rows = np.linspace(0, len(valid) - 1, min(len(valid), config.eval.train_sequences)).astype(int)
   batches = pipeline.eval_batches(valid, batch_size=config.eval.batch_size, rows=rows)
@@ -245,13 +251,13 @@ def _evaluate(config, prepared, params, step, mesh, writer) -> None:
     denoise = prepared.method.denoise
     scalars = latents.measure(denoise, params, batches, seed=config.seed, mesh=mesh)
     writer.write(step, 'valid', scalars)
-    return
+    return scalars
   if prepared.method.trained == ('gate',):
     rows = method_lib.make_hyperschedule(config, num_levels=1)
     method = method_lib.on_schedule(prepared.method, rows)
     scalars = gates.measure(method, params, batches, seed=config.seed, mesh=mesh)
     writer.write(step, 'valid', scalars)
-    return
+    return scalars
   result = likelihood.measure(
     prepared.method,
     params,
@@ -268,6 +274,7 @@ def _evaluate(config, prepared, params, step, mesh, writer) -> None:
     bits = result.nll_per_token / math.log(2) * len(valid.stream) / valid.num_bytes
     scalars['bits_per_byte'] = bits
   writer.write(step, 'valid', scalars, kind=result.kind)
+  return scalars
 
 
 class _Log:
@@ -289,7 +296,6 @@ class _Log:
     self.check()
     self._pending = step, metrics
     self._timed_steps += 1
-    self._mean = self._mean.merge(metrics)
     if not flush:
       return
     self.check()
@@ -310,8 +316,9 @@ class _Log:
     """
     if self._pending is None:
       return
-    step, metrics = self._pending
+    step, metrics = self._pending[0], jax.device_get(self._pending[1])
     self._pending = None
+    self._mean = self._mean.merge(metrics)
     for name, value in metrics.compute().items():
       if not np.isfinite(value):
         raise TrainingDiverged(
@@ -322,7 +329,8 @@ class _Log:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[str]]:
-  """Yields a list that holds the name of the first SIGTERM or SIGINT, once it came.
+  """Yields a list that holds the name of the first SIGTERM, SIGINT or SIGUSR1, once it came; the
+  last is what Slurm is told to warn with.
 
   A second one takes its usual course, for whoever cannot wait for a step to end.
   """
@@ -334,14 +342,10 @@ def _signals() -> Iterator[list[str]]:
     for each, handler in old.items():
       signal.signal(each, handler)
 
-  for number in (signal.SIGTERM, signal.SIGINT):
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
     old[number] = signal.signal(number, handle)
   try:
     yield received
   finally:
     for number, handler in old.items():
       signal.signal(number, handler)
-
-
-def _say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)

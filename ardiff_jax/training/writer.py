@@ -1,4 +1,5 @@
-"""Metrics on disk: `metrics.jsonl` for programs, TensorBoard events for eyes."""
+"""Metrics on disk: `metrics.jsonl` for programs, TensorBoard events for eyes. The first process
+writes them."""
 
 import json
 import os
@@ -6,6 +7,7 @@ import pathlib
 
 import tensorboardX
 
+from ardiff_jax import processes
 from ardiff_jax import workdir as workdir_lib
 
 
@@ -15,6 +17,8 @@ class MetricWriter:
   def __init__(self, workdir: pathlib.Path, last_step: int):
     """Opens the files; lines after `last_step`, of a run that went on past the checkpoint this
     one resumes from, are dropped, so that every step stands once."""
+    if not processes.is_first():
+      return
     path = workdir / 'metrics.jsonl'
     if path.exists():
       kept = [record for record in workdir_lib.read_lines(path) if record['step'] <= last_step]
@@ -29,10 +33,14 @@ class MetricWriter:
 
   def write(self, step: int, split: str, scalars: dict[str, float], **texts: str) -> None:
     """Writes one record; `texts` go to the file only."""
+    if not processes.is_first():
+      return
     self._file.write(json.dumps({'step': step, 'split': split, **scalars, **texts}) + '\n')
     for name, value in scalars.items():
       self._events.add_scalar(f'{split}/{name}', value, step)
 
   def close(self) -> None:
+    if not processes.is_first():
+      return
     self._file.close()
     self._events.close()

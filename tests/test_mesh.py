@@ -1,0 +1,149 @@
+"""Sharding changes where arrays lie, not what is computed; and it is what saves memory."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small_config
+from ml_collections import ConfigDict
+from steps import BATCH, VOCAB, assert_same_gradients, make_mesh, make_state, make_step, run_steps
+
+from ardiff_jax import masks
+from ardiff_jax import mesh as mesh_lib
+from ardiff_jax.divergences import cross_entropy
+from ardiff_jax.errors import UserError
+from ardiff_jax.hyperschedules import block
+from ardiff_jax.models.attention import attend
+from ardiff_jax.tokenwise import tokenwise
+
+MESHES = {
+  'data': dict(data=8),
+  'fsdp': dict(fsdp=8),
+  'fsdp x tensor': dict(fsdp=4, tensor=2),
+  'fsdp x tensor x sequence': dict(fsdp=2, tensor=2, sequence=2),
+}
+METHODS = ('ar', 'epsilon_hybrid', 'gamma_hybrid')
+
+
+def config_of(name, text_file='unused'):
+  config = small_config(name, text_file)
+  if name == 'epsilon_hybrid':
+    config.hyperschedule.name, config.hyperschedule.width = 'block', 8
+    config.objective.doubled = True
+  return config
+
+
+@pytest.fixture(scope='module')
+def on_one_device():
+  return {name: run_steps(config_of(name), make_mesh()) for name in METHODS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('mesh', MESHES)
+def test_eight_devices_equal_one(name, mesh, on_one_device):
+  state, losses = run_steps(config_of(name), make_mesh(**MESHES[mesh]))
+  one, one_losses = on_one_device[name]
+  np.testing.assert_allclose(losses, one_losses, rtol=1e-5)
+  assert_same_gradients(state, one)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_state_takes_an_eighth_of_the_bytes_on_each_of_eight_devices(name):
+  state = make_state(config_of(name), make_mesh(fsdp=8))
+  for tree in (state.params, state.ema, state.opt_state):
+    leaves = jax.tree.leaves(tree)
+    whole = sum(x.nbytes for x in leaves)
+    on_first = sum(x.addressable_shards[0].data.nbytes for x in leaves)
+    # what embeds the noise level is small, and lies everywhere
+    assert whole / 8 <= on_first < whole / 8 * (1.001 if name != 'gamma_hybrid' else 1.5)
+
+
+def test_parameters_moments_and_average_are_sharded_alike():
+  state = make_state(config_of('epsilon_hybrid'), make_mesh(data=2, fsdp=2, tensor=2))
+  kernel = state.params['params']['blocks']['mlp_in']['kernel']
+  assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, 'fsdp', 'tensor')
+  assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+  specs = jax.tree.map(lambda x: x.sharding.spec, state.params)
+  moments = state.opt_state[1][0]
+  for tree in (state.ema, moments.mu, moments.nu):
+    assert jax.tree.map(lambda x: x.sharding.spec, tree) == specs
+
+
+@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('mesh', ['fsdp x tensor', 'fsdp x tensor x sequence'])
+def test_no_device_gathers_logits(name, mesh):
+  """Nor any activation but the keys: what is gathered is smaller than one device's logits would be
+  if they were whole."""
+  config = config_of(name)
+  devices = make_mesh(**MESHES[mesh])
+  step, arguments, abstract = make_step(config, devices)
+  with mesh_lib.use(devices):
+    text = step.lower(abstract, *arguments).compile().as_text()
+  gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather(?:-start)?\(', text)
+  sizes = [math.prod(map(int, shape.split(','))) for shape in gathered]
+  length = config.data.length // devices.shape['sequence']
+  assert sizes and max(sizes) < BATCH // devices.shape['fsdp'] * length * VOCAB
+
+
+@pytest.mark.parametrize('mask_of', ['block', 'none'])
+def test_attention_over_rows_that_devices_share(mask_of):
+  """Enough of them for several slices, and a number that no two devices can share evenly."""
+  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 301, 2, 4))
+  schedule = block(301, 7, 2)
+  mask = None
+  if mask_of == 'block':
+    mask = masks.from_regions(
+      jnp.broadcast_to(schedule.regions(41), (2, 301)),
+      schedule.settle_step,
+      context='causal',
+      sight=masks.Sight(),
+    )
+
+  def loss(q, k, v):
+    return jnp.square(attend(q, k, v, mask)).sum()
+
+  wanted = jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+  mesh = make_mesh(fsdp=2, sequence=4)
+  with mesh_lib.use(mesh):
+    found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*mesh_lib.repeat(mesh, (q, k, v)))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), found, wanted)
+
+
+def test_slices_of_tokens_that_devices_share():
+  logits = jax.random.normal(jax.random.key(0), (2, 64, 4096))
+  tokens = jax.random.randint(jax.random.key(1), (2, 64), 0, 4096)
+  loss = jax.value_and_grad(lambda x: jnp.square(tokenwise(cross_entropy, x, tokens)).sum())
+  mesh = make_mesh(fsdp=2, sequence=4)
+  with mesh_lib.use(mesh):
+    placed = jax.device_put(logits, jax.NamedSharding(mesh, jax.P('fsdp', 'sequence')))
+    found = jax.jit(loss)(placed)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), found, loss(logits))
+
+
+def test_mesh_must_use_the_devices_present():
+  with pytest.raises(UserError, match=r'data=3 .* does not make the 8 devices'):
+    make_mesh(data=3)
+  assert make_mesh(data=-1, fsdp=2).shape['data'] == 4
+
+
+def test_an_axis_that_cannot_be_split_is_named():
+  config = config_of('ar')
+  config.model.num_heads = 2
+  with pytest.raises(UserError, match=r"tensor=8 does not divide axis 'heads'.* 2 long"):
+    make_state(config, make_mesh(tensor=8))
+
+
+def test_a_process_reads_the_rows_of_all_its_devices_once():
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  np.testing.assert_array_equal(mesh_lib.part_of_batch(mesh, 8), np.arange(8))
+  shards = mesh_lib.place_batch(mesh, {'x': np.arange(8)})['x'].addressable_shards
+  assert {tuple(np.asarray(shard.data)) for shard in shards} == {(0, 1), (2, 3), (4, 5), (6, 7)}
+
+
+def test_a_mesh_for_other_devices_gives_way_to_data():
+  config = ConfigDict(dict(data=1, fsdp=64, tensor=1, sequence=1))
+  assert dict(mesh_lib.fitting_mesh(config).shape) == dict(data=8, fsdp=1, tensor=1, sequence=1)
