@@ -5,6 +5,7 @@ checkpoints/   see training.checkpointing
 metrics.jsonl, eval.jsonl, samples.jsonl    one JSON object per line
 tensorboard/   event files
 report.html    the page made of all these
+done           there when all steps are
 tokenizer files
 """
 
@@ -51,6 +52,16 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
 def exists(workdir: pathlib.Path) -> bool:
   """Whether a run has been started in this directory."""
   return (workdir / 'config.json').exists()
+
+
+def is_done(workdir: pathlib.Path) -> bool:
+  """Whether a run has taken all its steps here."""
+  return (workdir / 'done').exists()
+
+
+def mark_done(workdir: pathlib.Path) -> None:
+  """Notes that all steps of the run are taken, and saved."""
+  (workdir / 'done').touch()
 
 
 def create(workdir: pathlib.Path) -> None:

@@ -287,7 +287,7 @@ def test_a_sweep_refuses(finished, tmp_path):
 def test_the_shipped_sweeps_name_what_there_is(name):
   """Every model, setting and task of configs/sweeps exists."""
   sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/{name}.py')
-  assert sweep_lib._check(sweep)
+  assert sweep_lib.check(sweep)
   for model in sweep.models.values():
     config = sweep_lib.read_config(f'{ROOT}/{model.config}')
     config.update(sweep.common)

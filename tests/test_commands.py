@@ -148,6 +148,7 @@ def test_a_signal_saves_and_exits_cleanly(number, text_file, tmp_path):
   _, stderr = process.communicate(timeout=60)
   assert process.returncode == 0, stderr
   assert f'{number.name}: saved step' in stderr and 'Traceback' not in stderr
+  assert not (tmp_path / 'run' / 'done').exists()
   step = max(losses(tmp_path / 'run'))
   assert [p.name for p in (tmp_path / 'run' / 'checkpoints').iterdir()] == [str(step)]
 

@@ -12,7 +12,7 @@ A sweep is a config file like any other. Its fields are
 
 In an override, '@name' stands for the work directory of that model, which is trained before. Models
 lie in DIR/models, figures in DIR/results.jsonl, a line each. What is there already is not done
-again.
+again, wherever it was trained (`trainings` says how).
 """
 
 import collections
@@ -66,6 +66,29 @@ class Cell:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """One model to train: what `python -m ardiff_jax.train` gets.
+
+  Attributes:
+    name: of the model in the sweep.
+    workdir: of the run.
+    file: of the config, such as 'configs/ar.py:tiny'.
+    config: what it becomes with the overrides of the sweep.
+    needs: work directories of the trainings that come before.
+  """
+
+  name: str
+  workdir: pathlib.Path
+  file: str
+  config: ConfigDict
+  needs: tuple[pathlib.Path, ...]
+
+  @property
+  def done(self) -> bool:
+    return files.is_done(self.workdir)
+
+
 def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
   """Trains what is missing, takes the figures that are missing, and returns whether all are there.
 
@@ -78,11 +101,13 @@ def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
   Raises:
     UserError: the sweep is none, or was another one when it was started here.
   """
-  cells = _check(sweep)
-  files.create(directory)
-  _check_same(sweep, directory)
-  for name, seed in _needed(sweep):
-    if not _train(sweep, directory, name, seed):
+  cells = check(sweep)
+  begin(sweep, directory)
+  for training in trainings(sweep, directory):
+    if training.done:
+      continue
+    print(f'ablate: training {training.workdir.name}', file=sys.stderr, flush=True)
+    if not loop.train(training.config, training.workdir):
       return False
     compiled.drop_many()
 
@@ -132,8 +157,12 @@ def _cells(sweep: ConfigDict) -> Iterator[Cell]:
         yield Cell(name, run, seed, dict(zip(grid, point, strict=True)))
 
 
-def _check(sweep: ConfigDict) -> list[Cell]:
-  """Returns the figures to take, having looked for what would fail after hours of training."""
+def check(sweep: ConfigDict) -> list[Cell]:
+  """Returns the figures to take, having looked for what would fail after hours of training.
+
+  Raises:
+    UserError: with what would.
+  """
   missing = sorted({'seeds', 'common', 'models', 'runs'} - set(sweep))
   missing += [
     f'{name}.{key}'
@@ -182,8 +211,13 @@ def _check(sweep: ConfigDict) -> list[Cell]:
   return cells
 
 
-def _check_same(sweep: ConfigDict, directory: pathlib.Path) -> None:
-  """Models in the directory must be what the sweep says; its runs may grow."""
+def begin(sweep: ConfigDict, directory: pathlib.Path) -> None:
+  """Makes the directory, or goes on in it; the runs of the sweep may have grown since.
+
+  Raises:
+    UserError: its models are not those of this sweep.
+  """
+  files.create(directory)
   path = directory / 'sweep.json'
   settings = {'common': files.to_json(sweep.common), 'models': files.to_json(sweep.models)}
   if path.exists():
@@ -212,36 +246,40 @@ def _check_same(sweep: ConfigDict, directory: pathlib.Path) -> None:
   os.replace(temporary, path)
 
 
-def _needed(sweep: ConfigDict) -> Iterator[tuple[str, int]]:
-  """Models to train, and the seeds of each."""
+def trainings(sweep: ConfigDict, directory: pathlib.Path) -> list[Training]:
+  """Returns all models to train, done or not, each after those it needs.
+
+  Raises:
+    UserError: a model needs itself, or one that the sweep does not have.
+  """
+  found: dict[pathlib.Path, Training] = {}
+
+  def add(name: str, seed: int, before: tuple[str, ...] = ()) -> tuple[pathlib.Path, ...]:
+    """Adds a model and what it needs; returns its directory, or nothing if it is given."""
+    if name in before:
+      raise UserError(f'model {name!r} of the sweep needs itself, by way of {", ".join(before)}')
+    target, others = model_directory(sweep, directory, name, seed), []
+    model = sweep.models[name]
+    if model.get('workdir'):
+      return ()
+    if target not in found:
+
+      def directory_of(value: str) -> str:
+        other, slash, rest = value[1:].partition('/')
+        others.append(other)
+        return f'{model_directory(sweep, directory, other, seed)}{slash}{rest}'
+
+      config = _configured(sweep, name, model, directory_of)
+      if model.get('per_seed'):
+        config.seed = seed
+      needs = tuple(need for other in others for need in add(other, seed, (*before, name)))
+      found[target] = Training(name, target, model.config, config, needs)
+    return (target,)
+
   for name, model in sweep.models.items():
-    yield from ((name, seed) for seed in (sweep.seeds if model.get('per_seed') else (0,)))
-
-
-def _train(sweep, directory, name: str, seed: int, before: tuple[str, ...] = ()) -> bool:
-  """Trains a model, and first those it needs, from where they stand; False if interrupted."""
-  model, target = sweep.models[name], model_directory(sweep, directory, name, seed)
-  if model.get('workdir') or (target / 'done').exists():
-    return True
-  others = []
-
-  def directory_of(value: str) -> str:
-    other, slash, rest = value[1:].partition('/')
-    others.append(other)
-    return f'{model_directory(sweep, directory, other, seed)}{slash}{rest}'
-
-  config = _configured(sweep, name, model, directory_of)
-  if set(others) & {name, *before}:
-    raise UserError(f'model {name!r} of the sweep needs itself, by way of {", ".join(others)}')
-  if not all(_train(sweep, directory, other, seed, (name, *before)) for other in others):
-    return False
-  if model.get('per_seed'):
-    config.seed = seed
-  print(f'ablate: training {target.name}', file=sys.stderr, flush=True)
-  if not loop.train(config, target):
-    return False
-  (target / 'done').touch()
-  return True
+    for seed in sweep.seeds if model.get('per_seed') else (0,):
+      add(name, seed)
+  return list(found.values())
 
 
 def _configured(sweep: ConfigDict, name: str, model: ConfigDict, directory_of) -> ConfigDict:
