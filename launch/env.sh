@@ -1,5 +1,8 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: `prepare_env` makes .venv with what requirements.txt asks for, and
-# reinstalls only when that has changed; `tune_cpu` sets what makes XLA faster on CPU.
+# reinstalls only when that has changed; `tune_cpu` sets what makes XLA faster on CPU; `pass_on`
+# runs what a scheduler may interrupt; `run` prints a command instead where dry_run is set; `fail`
+# ends a script that was called wrongly.
 
 prepare_env() { # prepare_env [pip arguments for more than requirements.txt]
   local python="" candidate stamp
@@ -30,4 +33,33 @@ prepare_env() { # prepare_env [pip arguments for more than requirements.txt]
 tune_cpu() {
   export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0
   export MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456
+}
+
+# A run that is interrupted saves and ends with 0, as one that is done does, and a scheduler must
+# know which it was. This passes SIGNAL on to the command, notes in `told` that it came, and returns
+# the status of the command itself.
+pass_on() { # pass_on SIGNAL COMMAND...
+  local signal=$1 command="" again=1 status=0
+  shift
+  told=""
+  # shellcheck disable=SC2064 # which signal is known now, which process is not
+  trap "told=1 again=1; kill -$signal \$command 2>/dev/null || true" "$signal"
+  "$@" &
+  command=$!
+  [ -z "$told" ] || kill "-$signal" "$command" 2>/dev/null || true # it came in between
+  while [ -n "$again" ]; do # `wait` ends when a signal comes, too
+    again="" status=0
+    wait "$command" || status=$?
+  done
+  trap - "$signal"
+  return "$status"
+}
+
+run() {
+  if [ -n "${dry_run-}" ]; then echo "${*@Q}"; else "$@"; fi
+}
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
 }
