@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -129,19 +130,29 @@ def place_whole(mesh: Mesh, tree: object) -> object:
 
   def one(x):
     split = x.ndim > 0 and x.shape[0] % parts == 0
-    return jax.device_put(x, NamedSharding(mesh, PartitionSpec(('data', 'fsdp') if split else ())))
+    return _place(x, _batch_sharding(mesh) if split else everywhere(mesh))
 
   return jax.tree.map(one, tree)
 
 
 def repeat(mesh: Mesh, tree: object) -> object:
   """Places arrays whole on every device."""
-  return jax.device_put(tree, everywhere(mesh))
+  return jax.tree.map(lambda x: _place(x, everywhere(mesh)), tree)
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of what lies whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def _place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+  """Makes a global array of one that every process holds whole."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(x, sharding)
+  if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    return jax.random.wrap_key_data(_place(jax.random.key_data(x), sharding))
+  whole = np.asarray(jnp.asarray(x))
+  return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def _batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -2,6 +2,7 @@ import collections
 import os
 import pathlib
 import platform
+import shutil
 import types
 
 import numpy as np
@@ -145,6 +146,7 @@ def test_identity_follows_the_text(tmp_path):
   path = tmp_path / 'text.txt'
   path.write_text(numbered_lines(100))
   first = load(path).identity
+  assert list(first['files']) == [str(path)]
   assert load(path).identity == first
   path.write_text(numbered_lines(100).replace('line 3\n', 'line 4\n'))
   assert load(path).identity != first
@@ -229,6 +231,19 @@ def test_tfds_splits(tfds_dir):
   )
   assert len(result.train) == 10
   assert sorted(result.valid) == [f'größe {i} of 3' for i in range(3)]
+
+
+@pytest.mark.parametrize('damage', ['cut', 'gone'])
+def test_tfds_shard_that_is_damaged_is_named(tfds_dir, tmp_path, damage):
+  directory = tmp_path / 'copy'
+  shutil.copytree(tfds_dir, directory)
+  (shard,) = directory.rglob('*toy-train.array_record*')
+  if damage == 'gone':
+    shard.unlink()
+  else:
+    shard.write_bytes(shard.read_bytes()[:-100])
+  with pytest.raises(UserError, match=f'Cannot read example 0 of {shard}'):
+    list(load('tfds:ardiff_toy', tfds_dir=str(directory), valid_fraction=0.1).train)
 
 
 def test_tfds_mistakes_are_plain_errors(tfds_dir):

@@ -33,14 +33,15 @@ class Corpus:
     name: what reports call it.
     train: documents to train on.
     valid: documents held out.
-    identity: what tells this text from another: "sha256" of both splits in order, for the
-      built-in corpus also "python"; for TensorFlow Datasets "name", "version" and "split".
+    identity: what tells this text from another: "sha256" of both splits in order, with it "python"
+      for the built-in corpus and for files the beginning of each one's own, in "files"; for
+      TensorFlow Datasets "name", "version" and "split".
   """
 
   name: str
   train: Sequence[str]
   valid: Sequence[str]
-  identity: dict[str, str]
+  identity: dict[str, Any]
 
 
 def load_corpus(config: Any) -> Corpus:
@@ -67,7 +68,8 @@ def load_corpus(config: Any) -> Corpus:
     valid_source = config.source
   if valid_source:
     train = documents
-    valid, _ = _documents(valid_source, config.tfds_valid_split or config.tfds_split, config)
+    valid, other = _documents(valid_source, config.tfds_valid_split or config.tfds_split, config)
+    identity |= {'files': identity.get('files', {}) | other.get('files', {})}
     _check_apart(config.source, valid_source)
   elif config.source == 'builtin':
     train, valid = _hold_out_every_nth(documents, config.valid_fraction)
@@ -147,13 +149,15 @@ def _topics() -> dict[str, str]:
   }
 
 
-def _documents(source: str, split: str, config: Any) -> tuple[Sequence[str], dict[str, str]]:
+def _documents(source: str, split: str, config: Any) -> tuple[Sequence[str], dict[str, Any]]:
   """Returns the documents of `source` and what identifies them beyond their text."""
   if source == 'builtin':
     return tuple(builtin_documents().values()), {'python': platform.python_version()}
   if source.startswith(_TFDS):
     return _tfds_documents(source.removeprefix(_TFDS), split, config)
-  return tuple(map(read_text, _text_files(source))), {}
+  texts = {str(path): read_text(path) for path in _text_files(source)}
+  files = {path: hashlib.sha256(text.encode()).hexdigest()[:16] for path, text in texts.items()}
+  return tuple(texts.values()), {'files': files}
 
 
 def _text_paths(source: str) -> list[pathlib.Path]:
@@ -235,7 +239,7 @@ def _tfds_documents(name: str, split: str, config: Any) -> tuple[Sequence[str], 
     raise UserError(f'Cannot open split {split!r} of tfds:{name}{where}: {reason[0]}') from None
   if not len(source):
     raise UserError(f'Split {split!r} of tfds:{name} is empty.')
-  key, features = config.tfds_text_key, source[0]
+  key, features = config.tfds_text_key, _example(source, split, 0)
   if key not in features:
     raise UserError(
       f'tfds:{name} has no feature {key!r} for data.tfds_text_key; it has {", ".join(features)}.'
@@ -244,29 +248,42 @@ def _tfds_documents(name: str, split: str, config: Any) -> tuple[Sequence[str], 
     raise UserError(f'The feature {key!r} of tfds:{name} is not text.')
   info = source.dataset_info
   identity = {'name': info.name, 'version': str(info.version), 'split': split}
-  return _TfdsText(source, key, range(len(source))), identity
+  return _TfdsText(source, split, key, range(len(source))), identity
 
 
 class _TfdsText(Sequence):
   """The text of a data source, read when asked for: such sets may exceed the memory."""
 
-  def __init__(self, source: Any, key: str, rows: range):
-    self._source, self._key, self._rows = source, key, rows
+  def __init__(self, source: Any, split: str, key: str, rows: range):
+    self._source, self._split, self._key, self._rows = source, split, key, rows
 
   def __len__(self) -> int:
     return len(self._rows)
 
   def __getitem__(self, index):
     if isinstance(index, slice):
-      return _TfdsText(self._source, self._key, self._rows[index])
+      return _TfdsText(self._source, self._split, self._key, self._rows[index])
     row = self._rows[index]
     try:
-      return self._source[row][self._key].decode()
+      return _example(self._source, self._split, row)[self._key].decode()
     except UnicodeDecodeError as error:
       raise UserError(
         f'Example {row} of {self._source.dataset_info.full_name} is not UTF-8 '
         f'at byte {error.start}.'
       ) from None
+
+
+def _example(source: Any, split: str, row: int) -> dict[str, Any]:
+  try:
+    return source[row]
+  except Exception as error:  # a shard that is cut short or gone, said in many ways
+    place, file = row, source.dataset_info.full_name
+    for part in source.dataset_info.splits[split].file_instructions:
+      if place < part.examples_in_shard:
+        file = part.filename
+        break
+      place -= part.examples_in_shard
+    raise UserError(f'Cannot read example {row} of {file}: {error}') from None
 
 
 def _sha256(splits: Iterable[Sequence[str]]) -> str:

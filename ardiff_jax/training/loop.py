@@ -137,7 +137,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
           checkpointer.score(step, scalars)
           log.restart_clock()
       checkpointer.wait()
-  if jax.process_index() == 0:
+  if processes.is_first():
     workdir_lib.mark_done(workdir)
   return True
 

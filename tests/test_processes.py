@@ -1,0 +1,171 @@
+"""Several processes over loopback train as one would; what befalls one is told to all."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+from commands import ENV, command, records, refuse
+from conftest import ROOT
+
+from ardiff_jax import processes, workdir
+from ardiff_jax.errors import UserError
+
+SMALL = {
+  'tokenizer.kind': 'byte',
+  'data.length': 32,
+  'model.model_dim': 32,
+  'model.num_layers': 1,
+  'model.num_heads': 2,
+  'train.batch_size': 8,
+  'train.steps': 6,
+  'train.log_every': 1,
+  'train.eval_every': 6,
+  'train.checkpoint_every': 3,
+  'eval.train_sequences': 16,
+  'eval.batch_size': 8,
+}
+DOUBLED = {'objective.doubled': True, 'hyperschedule.name': 'block', 'hyperschedule.width': 8}
+
+
+def free_port():
+  with socket.socket() as listening:
+    listening.bind(('127.0.0.1', 0))
+    return listening.getsockname()[1]
+
+
+def start(count, config, directory, *, devices=1, environments=None, **settings):
+  """Starts processes that train together; `devices` is how many each has."""
+  settings = {'mesh.data': 1, 'mesh.fsdp': count * devices} | SMALL | settings
+  port, started = free_port(), []
+  for index in range(count):
+    arguments = [f'--config=configs/{config}.py:tiny', f'--workdir={directory}']
+    arguments += [f'--config.{key}={value}' for key, value in settings.items()]
+    if count > 1:
+      arguments += [f'--coordinator=127.0.0.1:{port}', f'--num_processes={count}']
+      arguments += [f'--process_id={index}']
+    env = ENV | {'JAX_NUM_CPU_DEVICES': str(devices)}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started.append(subprocess.Popen(command('train', *arguments), cwd=ROOT, env=env, **pipes))
+  return started
+
+
+def finish(started):
+  """Waits for them; returns what each said, and asserts that all went well."""
+  said = [process.communicate(timeout=300)[1] for process in started]
+  assert [process.returncode for process in started] == [0] * len(started), said
+  return said
+
+
+def figures(directory):
+  found = records(directory / 'metrics.jsonl')
+  losses = [x['loss'] for x in found if x['split'] == 'train']
+  return losses, [x['nll_per_token'] for x in found if x['split'] == 'valid']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('config', 'settings', 'counts'),
+  [
+    ('ar', {}, (2,)),
+    ('epsilon_hybrid', DOUBLED, (2, 4)),
+    ('gamma_hybrid', {}, (2,)),
+  ],
+)
+def test_processes_equal_one(config, settings, counts, text_file, tmp_path):
+  settings = settings | {'data.source': text_file}
+  finish(start(1, config, tmp_path / 'one', devices=4, **settings))
+  losses, likelihood = figures(tmp_path / 'one')
+  assert len(losses) == 6 and len(likelihood) == 1
+  for count in counts:
+    directory = tmp_path / str(count)
+    said = finish(start(count, config, directory, devices=4 // count, **settings))
+    assert 'processes: 0 on' in said[0] and 'train 6/6' in said[0]
+    assert 'train' not in said[1].replace('train text', '')  # the first speaks for all
+    found = figures(directory)
+    assert found[0] == pytest.approx(losses, rel=1e-5)
+    assert found[1] == pytest.approx(likelihood, rel=1e-5)
+    assert workdir.is_done(directory) and (directory / 'report.html').exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_and_one_goes_on(text_file, tmp_path):
+  settings = {'data.source': text_file, 'train.steps': 400, 'train.eval_every': 1000}
+  finish(start(1, 'ar', tmp_path / 'whole', devices=2, **settings))
+  started = start(2, 'ar', tmp_path / 'parts', **settings)
+  metrics = tmp_path / 'parts' / 'metrics.jsonl'
+  while not metrics.exists() or metrics.read_text().count('\n') < 3:
+    time.sleep(0.05)
+  started[1].send_signal(signal.SIGUSR1)
+  said = finish(started)
+  stopped = len(figures(tmp_path / 'parts')[0])
+  assert 3 <= stopped < 400
+  assert f'another process was stopped: saved step {stopped} of 400' in said[0]
+  assert not workdir.is_done(tmp_path / 'parts')
+
+  finish(start(1, 'ar', tmp_path / 'parts', devices=2, **settings))
+  (losses, _), (whole, _) = figures(tmp_path / 'parts'), figures(tmp_path / 'whole')
+  assert losses == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over_by_all(text_file, tmp_path):
+  finish(start(2, 'ar', tmp_path / 'run', **{'data.source': text_file}))
+  before, _ = figures(tmp_path / 'run')
+  for path in (tmp_path / 'run' / 'checkpoints' / '6').rglob('*/d/*'):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  said = finish(start(2, 'ar', tmp_path / 'run', **{'data.source': text_file}))
+  assert 'checkpoint 6 is damaged' in said[0] and 'resumed from step 3' in said[0]
+  assert figures(tmp_path / 'run')[0] == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_file_that_one_process_lacks_is_named_with_the_host(text_file, tmp_path):
+  shard = tmp_path / 'shard.txt'
+  shard.write_text('Some more text.\n' * 100)
+  started = start(2, 'ar', tmp_path / 'run', **{'data.source': f'{text_file},{shard}'})
+  finish(started)
+  shard.unlink()
+  started = start(2, 'ar', tmp_path / 'run', **{'data.source': f'{text_file},{shard}'})
+  said = [process.communicate(timeout=100)[1] for process in started]
+  assert [process.returncode for process in started] == [2, 2]
+  for index, text in enumerate(said):
+    assert f'error: {socket.gethostname()}, process {index} of 2: No text file' in text
+    assert str(shard) in text and 'Traceback' not in text
+  shard.write_text('Some more text.\n' * 50)  # cut short
+  started = start(2, 'ar', tmp_path / 'run', **{'data.source': f'{text_file},{shard}'})
+  said = [process.communicate(timeout=100)[1] for process in started]
+  assert [process.returncode for process in started] == [2, 2]
+  assert 'another corpus' in said[0] and f'corpus.files.{shard}' in said[0]
+
+
+def test_processes_with_different_texts_do_not_start():
+  description = {'config': {'seed': 0}, 'tokenizer': {}, 'corpus': {'files': {'a.txt': '12'}}}
+  other = json.loads(json.dumps(description))
+  workdir.check_same_processes([description, other])
+  other['corpus']['files']['a.txt'] = '13'
+  with pytest.raises(UserError, match=r"process 1 .* corpus.*\n  corpus.files.a.txt: '12'"):
+    workdir.check_same_processes([description, other])
+
+
+def test_one_process_needs_no_others():
+  assert processes.texts('wörld') == ['wörld']
+  assert processes.any_of(True) and not processes.any_of(False)
+  assert processes.name() == '' and processes.is_first()
+  with pytest.raises(ZeroDivisionError):
+    processes.first_does(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--coordinator=127.0.0.1:1'], 'go together'),
+    (['--coordinator=127.0.0.1:1', '--num_processes=2', '--process_id=2'], 'from 0 to 1'),
+    (['--distributed'], 'could not be joined'),
+  ],
+)
+def test_who_the_others_are_must_be_said(flags, message, tmp_path):
+  refused = refuse('train', '--config=configs/ar.py:tiny', f'--workdir={tmp_path}', *flags)
+  assert message in refused.stderr
