@@ -42,6 +42,8 @@ def bench_train_step(config: ConfigDict, vocab_size: int, repeats: int) -> dict[
   """Returns timings of the training step on random text, data loading left out."""
   _, run = _train_step(config, vocab_size)
   tokens_per_step = config.train.batch_size * config.data.length
+  from ardiff_jax.models.flops import forward_flops_per_token
+
   flops = 3 * forward_flops_per_token(config, vocab_size) * tokens_per_step
   (seconds,), peak, first = _time_all([run], repeats, config.model.dtype)
   return _machine() | {'first run, s': first[0]} | _rates(seconds, tokens_per_step, flops, peak)
@@ -176,20 +178,6 @@ def _train_step(
     jax.block_until_ready(state)
 
   return compiled, run
-
-
-def forward_flops_per_token(config: ConfigDict, vocab_size: int) -> float:
-  """Returns floating-point operations of the matrix products of one token's forward pass."""
-  from ardiff_jax.models.transformer import TransformerConfig
-
-  model = TransformerConfig(vocab_size=vocab_size, **config.model)
-  width, length = model.model_dim, config.data.length
-  projections = 2 * width * (2 * model.num_heads + 2 * model.kv_heads) * model.head_dim
-  attention = 4 * length * width
-  mlp = 2 * width * model.hidden_dim * (3 if model.activation == 'swiglu' else 2)
-  modulation = 2 * (width // 4) * 6 * width if model.conditioning == 'adaln' else 0
-  head = 2 * width * vocab_size
-  return model.num_layers * (projections + attention + mlp + modulation) + head
 
 
 def _time_all(

@@ -113,13 +113,13 @@ def _is_boxed(x: object) -> bool:
 
 def part_of_batch(mesh: Mesh, batch_size: int) -> np.ndarray:
   """Returns int[b], the places in a batch that the devices of this process take, in order."""
-  of_device = _batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  of_device = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   return np.unique(np.concatenate([np.arange(batch_size)[index] for index in of_device.values()]))
 
 
 def place_batch(mesh: Mesh, batch: dict) -> dict:
   """Makes global arrays, split over data and fsdp, of the `part_of_batch` that each process has."""
-  sharding = _batch_sharding(mesh)
+  sharding = batch_sharding(mesh)
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
@@ -130,7 +130,7 @@ def place_whole(mesh: Mesh, tree: object) -> object:
 
   def one(x):
     split = x.ndim > 0 and x.shape[0] % parts == 0
-    return _place(x, _batch_sharding(mesh) if split else everywhere(mesh))
+    return _place(x, batch_sharding(mesh) if split else everywhere(mesh))
 
   return jax.tree.map(one, tree)
 
@@ -155,5 +155,6 @@ def _place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
   return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def _batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of a batch: its rows over data and fsdp."""
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))

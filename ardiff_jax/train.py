@@ -5,6 +5,11 @@
 Run again with the same --workdir, it goes on where it stopped. On several machines, run the same in
 each with --distributed (Slurm, GKE, TPU), or with --coordinator=HOST:PORT --num_processes=N
 --process_id=I.
+
+  python -m ardiff_jax.train --config=configs/epsilon_hybrid.py:7b --config.mesh.fsdp=64
+    --compile_only --topology=v5p:4x4x4
+
+Says what a step needs on devices that need not be there: memory, FLOPs, collectives.
 """
 
 import sys
@@ -24,9 +29,23 @@ _COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of the first 
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator: how many.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator: which this is.')
 
+_COMPILE_ONLY = flags.DEFINE_bool(
+  'compile_only', False, 'Compile the step, print what it needs, and train nothing.'
+)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', '', "Devices to compile for: cpu:8, v5e:4x4, ...; '' for those present."
+)
+
 
 def main() -> None:
   config = cli.read_config(_CONFIG)
+  if _TOPOLOGY.value and not _COMPILE_ONLY.value:
+    raise UserError('--topology says what to compile for: it goes with --compile_only')
+  if _COMPILE_ONLY.value:
+    from ardiff_jax.training import compile_only
+
+    print(compile_only.format_report(compile_only.compile_step(config, _TOPOLOGY.value)))
+    return
   workdir = cli.read_workdir(_WORKDIR)
   where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   if any(x is not None for x in where):

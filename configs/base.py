@@ -186,12 +186,34 @@ def shrink(c: ConfigDict) -> ConfigDict:
   return c
 
 
+# learning rates of GPT-3 (arXiv 2005.14165, table 2.1)
+_LARGER = {
+  'medium': (presets.MEDIUM, 3e-4),
+  '1b': (presets.ONE_B, 2e-4),
+  '7b': (presets.SEVEN_B, 1.2e-4),
+}
+
+
+def enlarge(c: ConfigDict, preset: dict, learning_rate: float) -> ConfigDict:
+  """Makes a config larger than the papers': its parameters are split over all devices."""
+  c.model.update(preset)
+  c.model.dropout = 0.0  # little text is seen twice
+  c.train.learning_rate = learning_rate
+  c.mesh.data, c.mesh.fsdp = 1, -1
+  return c
+
+
 def finish(c: ConfigDict, size: str) -> ConfigDict:
   """Applies the part of `--config=configs/NAME.py:SIZE` after the colon.
 
   Raises:
     ValueError: a size that does not exist.
   """
-  if size not in ('', 'tiny'):
-    raise ValueError(f"unknown size {size!r} after the config file's colon; known: tiny")
-  return shrink(c) if size == 'tiny' else c
+  if size == 'tiny':
+    return shrink(c)
+  if size in _LARGER:
+    return enlarge(c, *_LARGER[size])
+  if size not in ('', 'small'):
+    known = ', '.join(('tiny', 'small', *_LARGER))
+    raise ValueError(f"unknown size {size!r} after the config file's colon; known: {known}")
+  return c

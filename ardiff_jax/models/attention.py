@@ -153,8 +153,11 @@ def _product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
   return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
 
 
-def _device() -> jax.Device:
-  return jax.devices()[0]
+def _device() -> jax.Device | jax.sharding.AbstractDevice:
+  """One of those that the program is for, which may be another kind than those present."""
+  mesh, present = jax.sharding.get_abstract_mesh(), jax.devices()[0]
+  target = present if mesh.empty else mesh.abstract_device
+  return present if target.platform == present.platform else target
 
 
 def _cudnn_applies(device: jax.Device, q: jax.Array) -> bool:
