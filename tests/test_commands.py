@@ -1,6 +1,8 @@
 """The commands as a user meets them: every config end to end, kills, mistakes."""
 
 import json
+import random
+import re
 import signal
 import subprocess
 import time
@@ -9,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 import ardiff_jax
+from ardiff_jax import workdir
 from tests.commands import ENV, command, records, refuse, run, succeed
 
 SMALL = [
@@ -124,6 +127,52 @@ def test_killed_and_resumed_equals_uninterrupted(text_file, tmp_path):
     assert 'resumed from step' in resumed.stderr
   assert losses(parts) == losses(whole)
   assert list(losses(whole)) == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_lose_nothing(text_file, tmp_path):
+  """Half are asked to end and half are not, at any moment: starting, training, saving, ending."""
+  every, steps = 25, 5000
+  flags = [
+    '--config=configs/epsilon_hybrid.py:tiny',
+    *SMALL,
+    f'--config.data.source={text_file}',
+    f'--config.train.steps={steps}',
+    f'--config.train.checkpoint_every={every}',
+    '--config.train.eval_every=100000',
+    f'--workdir={tmp_path / "run"}',
+  ]
+  moments, seen, number_before = random.Random(0), {}, None
+
+  def logged():
+    found = workdir.read_lines(tmp_path / 'run' / 'metrics.jsonl')  # but a line cut off by a kill
+    return {record['step']: record['loss'] for record in found}
+
+  for kill in range(20):
+    number = (signal.SIGKILL, signal.SIGTERM)[kill % 2]
+    process = subprocess.Popen(
+      command('train', *flags), cwd=ROOT, env=ENV, stderr=subprocess.PIPE, text=True
+    )
+    reached = max(seen, default=0)
+    if kill % 5:  # else while it starts
+      while max(logged(), default=0) <= reached:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    time.sleep(moments.uniform(0.0, 0.7))
+    process.send_signal(number)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode in (0, -number), stderr
+    assert 'Traceback' not in stderr
+    if 'resumed from step' in stderr:
+      resumed = int(re.search(r'resumed from step (\d+)', stderr)[1])
+      # a save is written while the next interval runs, and waited for before the next save
+      assert reached - resumed <= (2 * every if number_before == signal.SIGKILL else 0)
+    now = logged()
+    assert list(now) == list(range(1, len(now) + 1))
+    assert all(now[step] == seen[step] for step in now.keys() & seen.keys())  # the same batches
+    # asked in time, it saved the step it was at
+    seen, number_before = now, signal.SIGTERM if process.returncode == 0 else signal.SIGKILL
+  assert len(seen) > 100
 
 
 @pytest.mark.slow

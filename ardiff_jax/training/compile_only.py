@@ -54,8 +54,8 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
       raise
     reason = str(error).strip().splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')
     raise UserError(
-      f'the step does not fit: {reason}\nmore devices along config.mesh.fsdp, or more microbatches, '
-      'config.train.accumulate, make it smaller'
+      f'the step does not fit: {reason}\nmore devices along config.mesh.fsdp or more microbatches '
+      '(config.train.accumulate) make it smaller'
     ) from None
 
   memory, text = compiled.memory_analysis(), compiled.as_text()

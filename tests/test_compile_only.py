@@ -1,0 +1,109 @@
+"""What a step is said to need is what it needs."""
+
+import importlib
+import math
+
+import jax
+import pytest
+from commands import refuse, succeed
+from conftest import small_config
+
+from ardiff_jax import mesh as mesh_lib
+from ardiff_jax import method as method_lib
+from ardiff_jax.errors import UserError
+from ardiff_jax.training.compile_only import collectives, compile_step
+from ardiff_jax.training.state import abstract_params, init_state, make_optimizer
+
+
+@pytest.mark.parametrize('sizes', [dict(data=8), dict(data=1, fsdp=4, tensor=2)])
+def test_bytes_are_those_of_the_state(sizes):
+  config = small_config('ar', 'unused')
+  config.mesh.update(sizes)
+  report = compile_step(config, 'cpu:8')
+  method = method_lib.build(config, 257, bos_id=0, eos_id=1)
+  optimizer, _ = make_optimizer(config.train)
+  mesh = mesh_lib.make_mesh(config.mesh)
+  state = init_state(method, optimizer, config.data.length, 0, mesh)
+  leaves = jax.tree.leaves(state)
+  assert report['state'] == sum(x.addressable_shards[0].data.nbytes for x in leaves)
+  assert report['parameters'] == sum(x.size for x in jax.tree.leaves(state.params))
+  assert report['total'] > report['state'] and report['temporaries'] > 0
+  assert 'all-reduce' in report['collectives']
+  assert ('all-gather' in report['collectives']) == ('fsdp' in sizes)
+
+
+def test_microbatches_save_memory_and_change_no_flops():
+  config = small_config('ar', 'unused', batch_size=64)
+  whole = compile_step(config, 'cpu:8')
+  config.train.accumulate = 8
+  parts = compile_step(config, 'cpu:8')
+  assert parts['temporaries'] < whole['temporaries']
+  assert parts['flops_per_step'] == whole['flops_per_step'] > 0
+
+
+def test_collectives_count_as_often_as_their_loop_goes_round():
+  text = """HloModule step
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%inner (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %g = bf16[4,8]{1,0:T(8,128)(2,1)} all-gather(%x), dimensions={0}
+}
+
+%inner_condition (p: (s32[], bf16[4,8])) -> pred[] {
+  %limit = s32[] constant(3)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (p: (s32[], f32[2])) -> (s32[], f32[2]) {
+  %w = (s32[], bf16[4,8]) while(%t), condition=%inner_condition, body=%inner
+  %r = (f32[2]{0}, f32[]) all-reduce(%a, %b), to_apply=%add
+}
+
+%condition (p: (s32[], f32[2])) -> pred[] {
+  %limit = s32[] constant(5)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (p: f32[2]) -> f32[2] {
+  %w = (s32[], f32[2]) while(%t), condition=%condition, body=%body
+  %s = (pred[16]{0}, pred[64]{0}) all-gather-start(%c), dimensions={0}
+  %d = pred[64]{0} all-gather-done(%s)
+}
+"""
+  assert collectives(text) == {
+    'all-gather': (5 * 3 + 1, 5 * 3 * 64 + 64),
+    'all-reduce': (5, 5 * 12),
+  }
+
+
+@pytest.mark.parametrize(
+  ('size', 'low', 'high'),
+  [('small', 120e6, 130e6), ('medium', 340e6, 360e6), ('1b', 1.2e9, 1.4e9), ('7b', 6.5e9, 6.8e9)],
+)
+def test_sizes_have_the_parameters_their_names_say(size, low, high):
+  config = importlib.import_module('configs.epsilon_hybrid').get_config(size)
+  config.mesh.update(data=1, fsdp=-1)
+  method = method_lib.build(config, 50_257, bos_id=0, eos_id=0)
+  params = abstract_params(method, config.data.length, mesh_lib.make_mesh(config.mesh))
+  assert low < sum(math.prod(x.shape) for x in jax.tree.leaves(params)) < high
+
+
+def test_what_does_not_fit_is_refused():
+  config = small_config('ar', 'unused')
+  config.mesh.update(data=3)
+  with pytest.raises(UserError, match='does not make the 8 devices'):
+    compile_step(config, 'cpu:8')
+  with pytest.raises(UserError, match='topology=v99:1x1 cannot be compiled for'):
+    compile_step(config, 'v99:1x1')
+  with pytest.raises(UserError, match='fewer CPU devices'):
+    compile_step(config, 'cpu:4096')
+
+
+def test_the_command_needs_neither_text_nor_devices():
+  flags = '--config=configs/epsilon_hybrid.py:tiny', '--config.mesh.fsdp=4'
+  table = succeed('train', *flags, '--compile_only', '--topology=cpu:8').stdout
+  assert 'cpu:8, data=2 x fsdp=4' in table and 'all memory, each device' in table
+  assert 'goes with --compile_only' in refuse('train', *flags, '--topology=cpu:8').stderr
