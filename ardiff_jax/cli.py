@@ -10,7 +10,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ardiff_jax import compiled
+from ardiff_jax import compiled, paths
 from ardiff_jax.errors import UserError
 
 
@@ -82,7 +82,7 @@ def read_workdir(flag: flags.FlagHolder) -> pathlib.Path:
   """
   if not flag.value:
     raise UserError('--workdir is missing, e.g. --workdir=runs/first')
-  return pathlib.Path(flag.value).expanduser().absolute()
+  return paths.path_of(flag.value)
 
 
 def define_checkpoint() -> flags.FlagHolder:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from ardiff_jax import cli, workdir
+from ardiff_jax import cli, paths, workdir
 from ardiff_jax.errors import UserError
 from ardiff_jax.progress import Progress
 
@@ -53,7 +53,7 @@ def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
   records = compare(
     directory,
-    pathlib.Path(_JUDGE.value).expanduser().absolute(),
+    paths.path_of(_JUDGE.value),
     _SAMPLERS.value,
     [int(step) for step in _STEPS.value],
     seeds=_SEEDS.value,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ardiff_jax import compiled, generation, refinement, samplers, workdir
+from ardiff_jax import compiled, generation, paths, refinement, samplers, workdir
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
 from ardiff_jax.data import pipeline
@@ -391,7 +390,7 @@ def load(directory: str | os.PathLike, checkpoint: str | int = 'newest') -> Mode
     UserError: the directory is none, or something in it is missing or damaged.
   """
   compiled.keep()
-  directory = pathlib.Path(directory).expanduser().absolute()
+  directory = paths.path_of(directory)
   description = workdir.read(directory)
   config = ConfigDict(description['config'])
   tokenizer = load_tokenizer(directory, config.tokenizer)

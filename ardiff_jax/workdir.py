@@ -11,7 +11,6 @@ tokenizer files
 
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import re
@@ -20,6 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ardiff_jax import paths
 from ardiff_jax.errors import UserError
 
 # May differ when a run is resumed: they say how often to look and on which devices, not what to
@@ -38,7 +38,7 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
   """
   path = workdir / 'config.json'
   try:
-    content = json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(path.read_text())
   except (FileNotFoundError, NotADirectoryError):
     raise UserError(f'{workdir} is not a work directory: it holds no config.json') from None
   except (OSError, ValueError) as error:
@@ -81,24 +81,22 @@ def create(workdir: pathlib.Path) -> None:
 
 def write(workdir: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes config.json, whole or not at all."""
-  temporary = workdir / 'config.json.tmp'
-  temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-  os.replace(temporary, workdir / 'config.json')
+  paths.write_whole(workdir / 'config.json', json.dumps(content, indent=2) + '\n')
 
 
 def append(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
   """Appends one JSON line per record."""
-  lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
-  with path.open('a', encoding='utf-8') as file:
-    file.write(''.join(line + '\n' for line in lines))
+  paths.append(path, _lines(records))
 
 
 def rewrite(path: pathlib.Path, records: list[dict[str, Any]]) -> None:
   """Writes a JSON-lines file anew, whole or not at all."""
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.unlink(missing_ok=True)
-  append(temporary, records)
-  os.replace(temporary, path)
+  paths.write_whole(path, _lines(records))
+
+
+def _lines(records: list[dict[str, Any]]) -> str:
+  lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
+  return ''.join(line + '\n' for line in lines)
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -112,7 +110,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   records = []
-  for number, line in enumerate(path.read_text(encoding='utf-8').split('\n')[:-1], 1):
+  for number, line in enumerate(path.read_text().split('\n')[:-1], 1):
     try:
       records.append(json.loads(line))
     except ValueError:

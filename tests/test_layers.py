@@ -8,7 +8,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'ardiff_jax'
 # Lower layers first; modules of one layer may not import each other, except inside a package.
 LAYERS = [
   {'errors', 'rng', 'compiled', 'hyperschedules', 'noise'},
-  {'mesh', 'processes'},
+  {'mesh', 'processes', 'paths'},
   {'masks', 'rows', 'divergences', 'workdir', 'data', 'cli', 'tokenwise', 'progress'},
   {'models'},
   {'objectives', 'sampling'},

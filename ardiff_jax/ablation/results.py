@@ -8,7 +8,6 @@ import base64
 import csv
 import io
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,8 +15,8 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
+from ardiff_jax import paths, refinement
 from ardiff_jax import plots as pictures
-from ardiff_jax import refinement
 from ardiff_jax import workdir as files
 from ardiff_jax.ablation import plots
 from ardiff_jax.ablation import records as lib
@@ -90,9 +89,9 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     raise UserError(f'{workdir} holds no results.jsonl: it is no work directory of a sweep')
   records = lib.newest(files.read_lines(workdir / 'results.jsonl'))
   title = workdir.resolve().name
-  _replace(workdir / 'results.csv', to_csv(records))
-  _replace(workdir / 'results.md', f'# {title}\n\n{tables(records)}')
-  _replace(workdir / 'results.html', page(records, title))
+  paths.write_whole(workdir / 'results.csv', to_csv(records))
+  paths.write_whole(workdir / 'results.md', f'# {title}\n\n{tables(records)}')
+  paths.write_whole(workdir / 'results.html', page(records, title))
   return workdir / 'results.html'
 
 
@@ -342,10 +341,3 @@ def _one_line(text: str) -> str:
 def _data_uri(figure: Figure) -> str:
   svg = pictures.to_svg(figure).encode()
   return 'data:image/svg+xml;base64,' + base64.b64encode(svg).decode()
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file, whole or not at all."""
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  os.replace(temporary, path)

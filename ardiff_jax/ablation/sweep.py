@@ -21,7 +21,6 @@ import importlib.util
 import itertools
 import json
 import math
-import os
 import pathlib
 import sys
 import time
@@ -31,7 +30,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ardiff_jax import compiled
+from ardiff_jax import compiled, paths
 from ardiff_jax import workdir as files
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.ablation.tasks import TASKS
@@ -144,7 +143,7 @@ def model_directory(sweep: ConfigDict, directory: pathlib.Path, name: str, seed:
     raise UserError(f'the sweep has no model {name!r}; it has {", ".join(sweep.models)}')
   model = sweep.models[name]
   if model.get('workdir'):
-    return pathlib.Path(model.workdir).expanduser().absolute()
+    return paths.path_of(model.workdir)
   part = f'{name}-{seed}' if model.get('per_seed') else name
   return directory / 'models' / part.replace(' ', '_')
 
@@ -241,9 +240,7 @@ def begin(sweep: ConfigDict, directory: pathlib.Path) -> None:
         '--workdir'
       )
     settings['models'] = before['models'] | settings['models']
-  temporary = path.with_name('sweep.json.tmp')
-  temporary.write_text(json.dumps(settings, indent=2) + '\n', encoding='utf-8')
-  os.replace(temporary, path)
+  paths.write_whole(path, json.dumps(settings, indent=2) + '\n')
 
 
 def trainings(sweep: ConfigDict, directory: pathlib.Path) -> list[Training]:

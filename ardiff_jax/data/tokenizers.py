@@ -9,15 +9,14 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sentencepiece
 import tokenizers as hf_tokenizers
 
+from ardiff_jax import paths
 from ardiff_jax.errors import UserError
 
 MASK_PIECE = '▒'
@@ -116,14 +115,14 @@ class Tokenizer(abc.ABC):
     Raises:
       UserError: the directory cannot be written.
     """
-    directory = pathlib.Path(directory)
+    directory = paths.path_of(directory)
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
     manifest = {'kind': self.kind, 'name': self.name, 'sha256': sha256}
     try:
       directory.mkdir(parents=True, exist_ok=True)
       for name, data in self.files.items():
-        _write_atomically(directory / name, data)
-      _write_atomically(directory / _MANIFEST, json.dumps(manifest, indent=2).encode() + b'\n')
+        paths.write_whole(directory / name, data)
+      paths.write_whole(directory / _MANIFEST, json.dumps(manifest, indent=2).encode() + b'\n')
     except OSError as error:
       raise UserError(f'Cannot write the tokenizer to {directory}: {error.strerror}.') from None
 
@@ -241,7 +240,7 @@ def build_tokenizer(config: Any, train_documents: Sequence[str]) -> Tokenizer:
     files = _read_files(config.path, ('vocab.json', 'merges.txt'))
     return _open('gpt2', 'gpt2', files, config.path)
   if config.path:
-    path = pathlib.Path(config.path)
+    path = paths.path_of(config.path)
     files = {SentencePieceTokenizer.file: _read_files(path.parent, (path.name,))[path.name]}
     return _open('sentencepiece', f'sentencepiece-{path.stem}', files, config.path)
   return _train_sentencepiece(train_documents, config.vocab_size)
@@ -254,7 +253,7 @@ def load_tokenizer(directory: str | os.PathLike, config: Any) -> Tokenizer:
     UserError: nothing saved there, another kind than `config.kind`, a damaged file.
   """
   _check_kind(config.kind)
-  manifest_path = pathlib.Path(directory) / _MANIFEST
+  manifest_path = paths.path_of(directory) / _MANIFEST
   try:
     manifest = json.loads(_read_files(directory, (_MANIFEST,))[_MANIFEST])
     kind, name, sha256 = manifest['kind'], manifest['name'], manifest['sha256']
@@ -268,7 +267,7 @@ def load_tokenizer(directory: str | os.PathLike, config: Any) -> Tokenizer:
   for file, data in files.items():
     if hashlib.sha256(data).hexdigest() != sha256[file]:
       raise UserError(
-        f'The tokenizer file {pathlib.Path(directory) / file} is damaged: '
+        f'The tokenizer file {paths.path_of(directory) / file} is damaged: '
         'its checksum is not the one it was saved with.'
       )
   return _open(kind, name, files, directory)
@@ -354,15 +353,6 @@ def _open(kind: str, name: str, files: Mapping[str, bytes], where: str | os.Path
 
 def _read_files(directory: str | os.PathLike, names: Iterable[str]) -> dict[str, bytes]:
   try:
-    return {name: (pathlib.Path(directory) / name).read_bytes() for name in names}
+    return {name: (paths.path_of(directory) / name).read_bytes() for name in names}
   except OSError as error:
     raise UserError(f'Cannot read the tokenizer file {error.filename}: {error.strerror}.') from None
-
-
-def _write_atomically(path: pathlib.Path, data: bytes) -> None:
-  partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
-  try:
-    partial.write_bytes(data)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)

@@ -2,14 +2,13 @@
 
 import base64
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ardiff_jax import method, plots
+from ardiff_jax import method, paths, plots
 from ardiff_jax import workdir as files
 from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
 from ardiff_jax.report import traces
@@ -53,9 +52,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     evaluations=[record | {'bars': _bars(record)} for record in newest.values()],
     samples=[sample | {'player': _player(sample['trace'], tokenizer)} for sample in samples],
   )
-  temporary = workdir / 'report.html.tmp'
-  temporary.write_text(page, encoding='utf-8')
-  os.replace(temporary, workdir / 'report.html')
+  paths.write_whole(workdir / 'report.html', page)
   return workdir / 'report.html'
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from ardiff_jax import processes
+from ardiff_jax import paths, processes
 from ardiff_jax import workdir as workdir_lib
 from ardiff_jax.errors import UserError
 from ardiff_jax.training.state import TrainState
@@ -37,7 +37,7 @@ class Checkpointer:
       keep: how many of the newest checkpoints are kept, besides the best (see `score`).
       keep_every: those of steps that are multiples of this are kept too; 0 for none.
     """
-    self._workdir = workdir.absolute()
+    self._workdir = paths.path_of(workdir)
     self._kept = _Kept(keep, keep_every, _scores(self._workdir))
     self._options = ocp.CheckpointManagerOptions(
       preservation_policy=self._kept, cleanup_tmp_directories=True, enable_async_checkpointing=True
@@ -190,7 +190,7 @@ def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
     'ema': ocp.StandardCheckpointHandler(save_concurrent_gb=largest),
     'meta': ocp.JsonCheckpointHandler(),
   }
-  folder = workdir.absolute() / _FOLDER
+  folder = paths.path_of(workdir) / _FOLDER
   with (
     _explained(0, workdir),
     ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager,
@@ -213,7 +213,7 @@ def restore_ema(
   Raises:
     UserError: no checkpoint, or none that can be read.
   """
-  folder = workdir.absolute() / _FOLDER
+  folder = paths.path_of(workdir) / _FOLDER
   if not folder.is_dir():
     raise UserError(f'no checkpoint in {folder}: train first with --workdir={workdir}')
   options = ocp.CheckpointManagerOptions(create=False)

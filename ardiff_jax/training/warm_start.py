@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from ardiff_jax import method as method_lib
-from ardiff_jax import workdir
+from ardiff_jax import paths, workdir
 from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
 from ardiff_jax.errors import UserError
 from ardiff_jax.training.checkpointing import restore_ema
@@ -95,4 +95,4 @@ def warm_start(state: TrainState, config: ConfigDict) -> TrainState:
 
 
 def _directory(config: ConfigDict) -> pathlib.Path:
-  return pathlib.Path(config.init_from).expanduser().absolute()
+  return paths.path_of(config.init_from)

@@ -1,8 +1,6 @@
 """Metrics on disk: `metrics.jsonl` for programs, TensorBoard events for eyes. The first process
 writes them."""
 
-import json
-import os
 import pathlib
 
 import tensorboardX
@@ -22,11 +20,8 @@ class MetricWriter:
     path = workdir / 'metrics.jsonl'
     if path.exists():
       kept = [record for record in workdir_lib.read_lines(path) if record['step'] <= last_step]
-      temporary = path.with_suffix('.tmp')
-      temporary.unlink(missing_ok=True)
-      workdir_lib.append(temporary, kept)
-      os.replace(temporary, path)
-    self._file = path.open('a', buffering=1, encoding='utf-8')
+      workdir_lib.rewrite(path, kept)
+    self._path = path
     self._events = tensorboardX.SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=last_step + 1
     )
@@ -35,12 +30,10 @@ class MetricWriter:
     """Writes one record; `texts` go to the file only."""
     if not processes.is_first():
       return
-    self._file.write(json.dumps({'step': step, 'split': split, **scalars, **texts}) + '\n')
+    workdir_lib.append(self._path, [{'step': step, 'split': split, **scalars, **texts}])
     for name, value in scalars.items():
       self._events.add_scalar(f'{split}/{name}', value, step)
 
   def close(self) -> None:
-    if not processes.is_first():
-      return
-    self._file.close()
-    self._events.close()
+    if processes.is_first():
+      self._events.close()

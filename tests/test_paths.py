@@ -1,0 +1,84 @@
+"""Files of a run lie on a disk or in a bucket, and are whole."""
+
+import os
+import pathlib
+
+import fsspec
+import numpy as np
+import pytest
+from etils import epath
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from ardiff_jax import paths, workdir
+from ardiff_jax.data import tokenizers
+from ardiff_jax.errors import UserError
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """A folder that stands for a bucket: what reaches those is fsspec either way."""
+
+  def disk(name, **_):
+    assert name == 'gcs'
+    return _Bucket(str(tmp_path), LocalFileSystem(auto_mkdir=True))
+
+  monkeypatch.setattr(fsspec, 'filesystem', disk)
+  monkeypatch.setattr(paths, '_PACKAGES', {'gs': 'fsspec'})
+  return paths.path_of('gs://bucket')
+
+
+class _Bucket(DirFileSystem):
+  def open(self, path, mode='rb', **kwargs):
+    assert 'a' not in mode, 'objects in buckets cannot be appended to'
+    return super().open(path.removeprefix('gs://'), mode, **kwargs)
+
+  def _join(self, path):
+    return super()._join(path.removeprefix('gs://') if isinstance(path, str) else path)
+
+
+def places(request, tmp_path):
+  return {'disk': tmp_path, 'bucket': request.getfixturevalue('bucket')}
+
+
+@pytest.mark.parametrize('place', ['disk', 'bucket'])
+def test_a_work_directory(place, request, tmp_path):
+  directory = places(request, tmp_path)[place] / 'runs' / 'one'
+  assert not workdir.exists(directory)
+  workdir.create(directory)
+  content = {'config': {}, 'tokenizer': {}, 'corpus': {}, 'parameters': 3}
+  workdir.write(directory, content)
+  assert workdir.read(directory) == content
+  lines = directory / 'metrics.jsonl'
+  assert workdir.read_lines(lines) == []
+  for step in (1, 2, 3):
+    workdir.append(lines, [{'step': step, 'text': 'ä'}])
+  assert [record['step'] for record in workdir.read_lines(lines)] == [1, 2, 3]
+  workdir.rewrite(lines, [{'step': 9}])
+  assert workdir.read_lines(lines) == [{'step': 9}]
+  assert not workdir.is_done(directory)
+  workdir.mark_done(directory)
+  assert workdir.is_done(directory)
+  tokenizer = tokenizers.ByteTokenizer('byte', {'a.txt': b'12'})
+  tokenizer.save(directory)
+  assert (directory / 'a.txt').read_bytes() == b'12'
+
+
+def test_a_file_is_old_or_new(tmp_path, monkeypatch):
+  path = tmp_path / 'file'
+  paths.write_whole(path, 'old')
+  monkeypatch.setattr(pathlib.Path, 'replace', lambda *_: np.zeros(()) / os.devnull)
+  with pytest.raises(TypeError):
+    paths.write_whole(path, 'new')
+  assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_which_paths_there_are(monkeypatch):
+  assert paths.path_of('~/x') == pathlib.Path.home() / 'x'
+  assert paths.path_of('x') == pathlib.Path.cwd() / 'x'
+  with pytest.raises(UserError, match='pip install gcsfs'):
+    paths.path_of('gs://bucket/x')
+  with pytest.raises(UserError, match='known are directories, gs:// and s3://'):
+    paths.path_of('ftp://host/x')
+  monkeypatch.setattr(paths, '_PACKAGES', {'gs': 'fsspec'})
+  assert paths.path_of('gs://bucket/x') == epath.Path('gs://bucket/x')
