@@ -40,11 +40,11 @@ def main(benchmark: str) -> None:
 
 def bench_train_step(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str, Any]:
   """Returns timings of the training step on random text, data loading left out."""
+  from ardiff_jax.models.flops import train_flops_per_token
+
   _, run = _train_step(config, vocab_size)
   tokens_per_step = config.train.batch_size * config.data.length
-  from ardiff_jax.models.flops import forward_flops_per_token
-
-  flops = 3 * forward_flops_per_token(config, vocab_size) * tokens_per_step
+  flops = train_flops_per_token(config, vocab_size) * tokens_per_step
   (seconds,), peak, first = _time_all([run], repeats, config.model.dtype)
   return _machine() | {'first run, s': first[0]} | _rates(seconds, tokens_per_step, flops, peak)
 

@@ -22,6 +22,10 @@ from ardiff_jax.errors import UserError
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run; resumed if it exists.')
 
+_PROFILE = flags.DEFINE_string(
+  'profile', None, 'START:STOP, the first and the last step to trace, into WORKDIR/profile.'
+)
+
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'Join the processes of the Slurm job, GKE job or TPU slice this is in.'
 )
@@ -58,12 +62,13 @@ def main() -> None:
       )
 
   from ardiff_jax import processes, report  # after the flags are known to be good
-  from ardiff_jax.training import loop
+  from ardiff_jax.training import loop, profiling
 
+  profile = None if _PROFILE.value is None else profiling.parse_steps(_PROFILE.value)
   if _DISTRIBUTED.value or where[0]:
     processes.join(*where)
   try:
-    done = loop.train(config, workdir)
+    done = loop.train(config, workdir, profile)
   except loop.TrainingDiverged as error:
     print(f'error: {processes.name()}{error}', file=sys.stderr)
     processes.leave(1)

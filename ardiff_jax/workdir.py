@@ -4,6 +4,7 @@ config.json    config, tokenizer and corpus of the run, written once
 checkpoints/   see training.checkpointing
 metrics.jsonl, eval.jsonl, samples.jsonl    one JSON object per line
 tensorboard/   event files
+profile/       traces of training steps
 report.html    the page made of all these
 done           there when all steps are
 tokenizer files
@@ -26,7 +27,7 @@ from ardiff_jax.errors import UserError
 # compute.
 _FREE = re.compile(
   r'mesh\..*|model\.(remat|attention)|'
-  r'train\.(accumulate|log_every|eval_every|checkpoint_every|keep|keep_every)'
+  r'train\.(accumulate|log_every|eval_every|checkpoint_every|keep|keep_every|peak_flops)'
 )
 
 

@@ -123,6 +123,7 @@ def get_base() -> ConfigDict:
   c.train.checkpoint_every = 10_000
   c.train.keep = 2  # newest checkpoints kept, besides the best
   c.train.keep_every = 0  # and those of steps that are multiples of this; 0 for none
+  c.train.peak_flops = 0.0  # FLOP/s of a device, for the MFU in the log; 0 is the data sheet's
 
   c.mesh = ConfigDict()  # devices along each axis; -1 is the rest
   c.mesh.data = -1

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
 from ardiff_jax.errors import UserError
-from ardiff_jax.models.flops import forward_flops_per_token
+from ardiff_jax.models.flops import train_flops_per_token
 from ardiff_jax.training.state import abstract_state, make_optimizer
 from ardiff_jax.training.step import jit_train_step
 
@@ -67,7 +67,7 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
     'topology': topology or f'{jax.devices()[0].device_kind} x {mesh.size}',
     'mesh': ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items() if size > 1) or 'one',
     'parameters': sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-    'flops_per_step': 3 * tokens * forward_flops_per_token(config, vocab_size),
+    'flops_per_step': tokens * train_flops_per_token(config, vocab_size),
     'state': of_device,
     'temporaries': memory.temp_size_in_bytes,
     'program': memory.generated_code_size_in_bytes,

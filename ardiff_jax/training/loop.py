@@ -11,7 +11,6 @@ import math
 import operator
 import pathlib
 import signal
-import time
 from collections.abc import Iterator
 
 import clu.parameter_overview
@@ -32,6 +31,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import gates, latents, likelihood
 from ardiff_jax.method import Method
 from ardiff_jax.progress import Progress
+from ardiff_jax.training import profiling
 from ardiff_jax.training.checkpointing import Checkpointer
 from ardiff_jax.training.state import TrainState, abstract_state, init_state, make_optimizer
 from ardiff_jax.training.step import TrainMetrics, jit_train_step
@@ -54,22 +54,27 @@ class _Prepared:
   description: dict
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
+def train(
+  config: ConfigDict, workdir: pathlib.Path, profile: tuple[int, int] | None = None
+) -> bool:
   """Trains, or goes on training, in a work directory.
 
   Args:
     config: the whole experiment.
     workdir: made if it is not there; a run in it is resumed.
+    profile: first and last step to trace; None for no trace.
 
   Returns:
     Whether the run is complete; False after an interruption, which saves first.
 
   Raises:
-    UserError: bad config or text, a directory of another run, or a checkpoint that cannot be
-      written or read.
+    UserError: bad config or text, a directory of another run, steps to trace that are not to be
+      taken, or a checkpoint that cannot be written or read.
     TrainingDiverged: a loss or gradient is not finite; names the step. Nothing of that step is
       saved.
   """
+  if profile:
+    profiling.check_steps(profile, 1, config.train.steps)
   mesh = mesh_lib.make_mesh(config.mesh)
   prepared = _prepare(config, workdir, mesh)
   method, cfg = prepared.method, config.train
@@ -101,23 +106,38 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     start = int(state.step)
     if start >= cfg.steps:
       processes.say('all its steps are done')
+    if profile:
+      profiling.check_steps(profile, start + 1, cfg.steps)
 
     step_fn = jit_train_step(config, method, optimizer, abstract, mesh)
     hyperschedule = mesh_lib.repeat(mesh, method.hyperschedule)
     root_key = mesh_lib.repeat(mesh, jax.random.key(config.seed))
     writer = MetricWriter(workdir, start)
     progress = Progress('train', cfg.steps, start)
-    log = _Log(writer, progress, schedule, cfg.batch_size * config.data.length)
+    stopwatch = profiling.Stopwatch()
+    trace = profiling.Trace(workdir, profile, stopwatch)
+    ideal = profiling.ideal_seconds_per_token(config, prepared.tokenizer.vocab_size, mesh)
+    log = _Log(writer, progress, stopwatch, schedule, cfg.batch_size * config.data.length, ideal)
     stops = None  # whether any process was asked to stop, as told by the step before
-    with contextlib.closing(writer), contextlib.closing(progress), _signals() as received:
+    with (
+      contextlib.closing(writer),
+      contextlib.closing(progress),
+      contextlib.closing(trace),
+      _signals() as received,
+    ):
       for step in range(start + 1, cfg.steps + 1):
-        asked = {'stop': np.full(len(part), bool(received))}
-        batch = mesh_lib.place_batch(mesh, next(iterator) | asked)
-        with mesh_lib.use(mesh):
-          told = stops
-          state, metrics, stops = step_fn(state, batch, hyperschedule, root_key)
-        # once: a signal may come at any moment of what follows
-        interrupted = bool(received if jax.process_count() == 1 else told)
+        trace.before(step, state)
+        with jax.profiler.StepTraceAnnotation('train', step_num=step):
+          with stopwatch.part('input'):
+            asked = {'stop': np.full(len(part), bool(received))}
+            batch = mesh_lib.place_batch(mesh, next(iterator) | asked)
+          with mesh_lib.use(mesh):
+            told = stops
+            state, metrics, stops = step_fn(state, batch, hyperschedule, root_key)
+        trace.after(step, state)
+        with stopwatch.part('compute'):  # waits for what was told by the step before
+          # once: a signal may come at any moment of what follows
+          interrupted = bool(received if jax.process_count() == 1 else told)
         last = step == cfg.steps or interrupted
         log.add(step, metrics, flush=last or step % cfg.log_every == 0)
         evaluates = step % cfg.eval_every == 0 or step == cfg.steps
@@ -133,9 +153,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
           processes.say(f'{why}: {saved}; the same command goes on from there')
           return False
         if evaluates:
-          scalars = _evaluate(config, prepared, state.ema, step, mesh, writer)
-          checkpointer.score(step, scalars)
-          log.restart_clock()
+          with stopwatch.part('aside'):
+            scalars = _evaluate(config, prepared, state.ema, step, mesh, writer)
+            checkpointer.score(step, scalars)
       checkpointer.wait()
   if processes.is_first():
     workdir_lib.mark_done(workdir)
@@ -214,6 +234,7 @@ _LOWEST = {
   'train.weight_decay': 0.0,
   'train.ema_decay': 0.0,
   'train.adam_b2': 0.0,
+  'train.peak_flops': 0.0,
   'eval.batch_size': 1,
   'eval.num_samples': 1,
   'eval.train_sequences': 1,
@@ -282,33 +303,32 @@ def _evaluate(config, prepared, params, step, mesh, writer) -> dict[str, float]:
 class _Log:
   """Collects metrics, one step behind the devices, and writes their means."""
 
-  def __init__(self, writer, progress, schedule, tokens_per_step):
-    self._writer, self._progress, self._schedule = writer, progress, schedule
-    self._tokens_per_step = tokens_per_step
-    self._mean = TrainMetrics.empty()
+  def __init__(self, writer, progress, stopwatch, schedule, tokens_per_step, ideal):
+    self._writer, self._progress, self._stopwatch = writer, progress, stopwatch
+    self._schedule, self._tokens_per_step = schedule, tokens_per_step
+    self._ideal = ideal  # seconds of a token at the peak of the devices; None for no MFU
+    self._mean, self._steps = TrainMetrics.empty(), 0
     self._pending = None
-    self.restart_clock()
-
-  def restart_clock(self) -> None:
-    """Leaves out of the speed what was not training."""
-    self._clock, self._timed_steps = time.monotonic(), 0
 
   def add(self, step: int, metrics: TrainMetrics, flush: bool) -> None:
     """Takes a step's metrics; reads those of the step before, or with `flush` its own too."""
     self.check()
     self._pending = step, metrics
-    self._timed_steps += 1
+    self._steps += 1
     if not flush:
       return
     self.check()
     values = {name: float(value) for name, value in self._mean.compute().items()}
     values['learning_rate'] = float(self._schedule(step - 1))
-    elapsed = max(time.monotonic() - self._clock, 1e-9)
-    values['tokens_per_second'] = self._timed_steps * self._tokens_per_step / elapsed
+    values |= self._stopwatch.lap(self._steps)
+    values['tokens_per_second'] = self._tokens_per_step / values['step_seconds']
+    message = f'loss {values["loss"]:.3f}'
+    if self._ideal is not None:
+      values['mfu'] = self._ideal * values['tokens_per_second']
+      message += f'  mfu {100 * values["mfu"]:.0f} %'
     self._writer.write(step, 'train', values)
-    self._progress.show(step, f'loss {values["loss"]:.3f}', values['tokens_per_second'])
-    self._mean = TrainMetrics.empty()
-    self.restart_clock()
+    self._progress.show(step, message, values['tokens_per_second'])
+    self._mean, self._steps = TrainMetrics.empty(), 0
 
   def check(self) -> None:
     """Waits for the step taken last.
@@ -318,7 +338,8 @@ class _Log:
     """
     if self._pending is None:
       return
-    step, metrics = self._pending[0], jax.device_get(self._pending[1])
+    with self._stopwatch.part('compute'):
+      step, metrics = self._pending[0], jax.device_get(self._pending[1])
     self._pending = None
     self._mean = self._mean.merge(metrics)
     for name, value in metrics.compute().items():
