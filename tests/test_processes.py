@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -169,3 +170,34 @@ def test_one_process_needs_no_others():
 def test_who_the_others_are_must_be_said(flags, message, tmp_path):
   refused = refuse('train', '--config=configs/ar.py:tiny', f'--workdir={tmp_path}', *flags)
   assert message in refused.stderr
+
+
+@pytest.mark.slow
+def test_when_one_process_dies_the_launcher_ends_all_and_the_run_goes_on(text_file, tmp_path):
+  flags = ['--config=configs/epsilon_hybrid.py:tiny', f'--workdir={tmp_path / "run"}']
+  flags += [f'--config.{key}={value}' for key, value in SMALL.items()]
+  flags += [f'--config.data.source={text_file}', '--config.mesh.data=1', '--config.mesh.fsdp=2']
+  launcher = ['bash', 'launch/local_multiprocess.sh', '2', *flags]
+  env = ENV | {'PYTHON': sys.executable, 'KILL_AFTER': '1', 'JAX_PLATFORMS': 'cpu'}
+  run = dict(cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+  endless = subprocess.Popen([*launcher, '--config.train.steps=100000'], **run)
+  while not (tmp_path / 'run' / 'checkpoints' / '3').exists():
+    assert endless.poll() is None, endless.stderr.read()
+    time.sleep(0.05)
+  second = f'--workdir={tmp_path / "run"}.*--process_id=1'
+  subprocess.run(['pkill', '-KILL', '-f', '--', second], check=True)
+  stderr = endless.communicate(timeout=60)[1]
+  assert endless.returncode == 128 + signal.SIGKILL
+  assert 'process 1 ended with status 137' in stderr and 'process_1.log' in stderr
+  reached = len(figures(tmp_path / 'run')[0])
+
+  done = subprocess.Popen([*launcher, '--config.train.steps=100000'], **run)
+  while len(figures(tmp_path / 'run')[0]) <= reached:
+    assert done.poll() is None, done.stderr.read()
+    time.sleep(0.05)
+  done.terminate()
+  stderr = done.communicate(timeout=60)[1]
+  assert done.returncode == 0 and 'resumed from step' in stderr and 'saved step' in stderr
+  found = records(tmp_path / 'run' / 'metrics.jsonl')
+  steps = [record['step'] for record in found if record['split'] == 'train']
+  assert steps == list(range(1, len(steps) + 1))
