@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ardiff_jax import masks
-from ardiff_jax.models import presets
+from ardiff_jax.models import layers, presets
 from ardiff_jax.models.attention import attend, rotary_phases, rotate
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 
@@ -370,3 +370,28 @@ def test_bad_configs_are_refused(fields, message):
 def test_presets_are_valid(preset):
   config = TransformerConfig(vocab_size=11, **preset)
   assert config.head_dim * config.num_heads == config.model_dim
+
+
+def test_gradients_of_kernels_are_added_up_in_float32():
+  """Of half-precision rows: a sum in their own precision would be off by a part in 2^8."""
+  x, dy = jax.random.normal(jax.random.key(0), (2, 512, 8)).astype(jnp.bfloat16)
+  kernel = jax.random.normal(jax.random.key(1), (8, 8))
+  y, back = jax.vjp(lambda kernel: layers.matmul(x, kernel), kernel)
+  assert y.dtype == jnp.bfloat16
+  exact = np.asarray(x, np.float64).T @ np.asarray(dy, np.float64)
+  np.testing.assert_allclose(back(dy)[0], exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_products_have_the_gradients_of_plain_ones(dtype):
+  x = jax.random.normal(jax.random.key(0), (2, 5, 8)).astype(dtype)
+  kernel = jax.random.normal(jax.random.key(1), (8, 3))
+
+  def loss(product, x, kernel):
+    return jnp.square(product(x, kernel).astype(jnp.float32)).sum()
+
+  found = jax.grad(loss, argnums=(1, 2))(layers.matmul, x, kernel)
+  plain = jax.grad(loss, argnums=(1, 2))(lambda x, kernel: x @ kernel.astype(x.dtype), x, kernel)
+  for a, b in zip(found, plain, strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=0.02, atol=0.1)

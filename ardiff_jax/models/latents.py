@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ardiff_jax.models.layers import Dense, make_norm, matmul_2d
+from ardiff_jax.models.layers import Dense, make_norm, matmul
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 
 TARGET, PROMPT, GUIDANCE, HIDDEN = range(4)  # segments, what a row is for
@@ -67,7 +67,7 @@ class LatentNetwork(nn.Module):
 
   def round(self, z_BxLxE: jax.Array) -> jax.Array:
     """Returns float32[B, L, V], logits of the tokens."""
-    return matmul_2d(z_BxLxE, _scaled(self.table).T)
+    return matmul(z_BxLxE, _scaled(self.table).T)
 
   def __call__(
     self,

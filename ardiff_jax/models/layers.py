@@ -3,6 +3,8 @@
 Parameters carry the logical names of their axes, see `mesh.RULES`.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ class Dense(nn.Module):
     kernel = self.param(
       'kernel', nn.with_logical_partitioning(init, self.axes), (x.shape[-1], *self.features)
     )
-    y = matmul_2d(x, kernel.reshape(x.shape[-1], -1).astype(x.dtype))
+    y = matmul(x, kernel.reshape(x.shape[-1], -1))
     if self.bias:
       zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
       y = add_vector(y, self.param('bias', zeros, self.features).reshape(-1))
@@ -90,16 +92,42 @@ def modulate(x: jax.Array, shift_scale: list[jax.Array] | None) -> jax.Array:
   return x * (1.0 + scale) + shift
 
 
-def matmul_2d(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
-  """x @ kernel over flattened rows: on CPU the gradient of a 3-D product copies its operand.
+def matmul(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+  """Returns x @ kernel, multiplied in the dtype of x; the kernel's gradient is added up, over rows
+  and devices, in the dtype of the kernel.
 
-  Where devices split the rows of a sequence they stay apart: flattened, no device's would be
-  neighbours.
+  Args:
+    x: [..., M].
+    kernel: float32[M, N].
+    dtype: of the result; None for that of x.
   """
-  if num_parts('length') > 1:
-    return jnp.matmul(x, kernel, preferred_element_type=dtype)
-  y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
-  return y.reshape(*x.shape[:-1], kernel.shape[-1])
+  # On CPU the gradient of a 3-D product copies its operand, so rows are flattened; but not where
+  # devices split the rows of a sequence: flattened, no device's would be neighbours.
+  rows = x if num_parts('length') > 1 else x.reshape(-1, x.shape[-1])
+  return _matmul(rows, kernel, dtype).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x, kernel, dtype):
+  return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
+
+
+def _matmul_forward(x, kernel, dtype):
+  return _matmul(x, kernel, dtype), (x, kernel)
+
+
+def _matmul_backward(dtype, residuals, dy):
+  x, kernel = residuals
+  dx = jnp.matmul(dy, kernel.astype(x.dtype).T).astype(x.dtype)
+  every_row = tuple(range(x.ndim - 1))
+  dimensions = (every_row, every_row), ((), ())
+  dkernel = jax.lax.dot_general(
+    x.astype(dy.dtype), dy, dimensions, preferred_element_type=kernel.dtype
+  )
+  return dx, dkernel
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ from ardiff_jax.models.layers import (
   NoiseEmbedding,
   add_vector,
   make_norm,
-  matmul_2d,
+  matmul,
   modulate,
 )
 
@@ -321,7 +321,7 @@ class Transformer(nn.Module):
     kernel_DxV = self.embedding.T if self.config.tie_embedding else self.head
     kernel_DxV = kernel_DxV[:, : self.config.vocab_size]
     # bounds are computed from these: the product must not be rounded to a narrower dtype
-    logits = matmul_2d(x_BxWxD, kernel_DxV.astype(x_BxWxD.dtype), jnp.float32)
+    logits = matmul(x_BxWxD, kernel_DxV, jnp.float32)
     if self.config.biases == 'ddit':
       logits = add_vector(logits, self.head_bias[: self.config.vocab_size])
     return nn.with_logical_constraint(logits, ('batch', 'length', 'activation_vocab'))
