@@ -4,6 +4,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -37,6 +38,9 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
     except KeyboardInterrupt:
       print('interrupted', file=sys.stderr)
       sys.exit(128 + signal.SIGINT)
+    except Exception:
+      _end_process()
+      raise
 
   app.run(guarded, flags_parser=_parse)
 
@@ -144,6 +148,16 @@ def _fail_in_process(message: str) -> NoReturn:
 
   print(f'error: {processes.name()}{message}', file=sys.stderr)
   processes.leave(2)
+
+
+def _end_process() -> None:
+  """Ends a process that broke, if it is one of several; else does nothing."""
+  from ardiff_jax import processes
+
+  if processes.name():
+    traceback.print_exc()
+    print(f'error: {processes.name()}ended by the error above', file=sys.stderr)
+    processes.leave(1)
 
 
 def _fail(message: str) -> NoReturn:

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -61,16 +62,35 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     asked = ' x '.join(f'{axis}={config.get(axis, 1)}' for axis in AXES)
     raise UserError(f'config.mesh: {asked} does not make the {count} devices present')
   auto = (jax.sharding.AxisType.Auto,) * len(AXES)  # what Linen modules can live on
-  return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+  return Mesh(arrange(sizes, jax.devices() if devices is None else devices), AXES, axis_types=auto)
+
+
+def arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+  """Returns devices of the shape `sizes`, neighbours near each other; slices of TPUs, between which
+  the network is slow, one after the other along data, or else fsdp.
+
+  Raises:
+    UserError: neither can be split over the slices.
+  """
+  num_slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  kwargs = dict(devices=devices, allow_split_physical_axes=True)
+  if num_slices == 1:
+    return mesh_utils.create_device_mesh(sizes, **kwargs)
+  of_slice, between = list(sizes), [1] * len(sizes)
+  axis = next((i for i in (0, 1) if sizes[i] % num_slices == 0), None)
+  if axis is None:
+    raise UserError(f'config.mesh: data or fsdp must be a multiple of the {num_slices} slices')
+  of_slice[axis], between[axis] = sizes[axis] // num_slices, num_slices
+  return mesh_utils.create_hybrid_device_mesh(of_slice, between, **kwargs)
 
 
 def fitting_mesh(config: ConfigDict) -> Mesh:
-  """Returns `make_mesh(config)`, or plain data parallelism where other devices are present than
-  the config was written for."""
+  """Returns `make_mesh(config)`; where other devices are present than the config was written for,
+  all of them along fsdp if it splits parameters, else along data."""
   try:
     return make_mesh(config)
   except UserError:
-    return make_mesh(ConfigDict({'data': -1}))
+    return make_mesh(ConfigDict({'data': -1} if config.fsdp == 1 else {'fsdp': -1}))
 
 
 @contextlib.contextmanager
@@ -115,6 +135,12 @@ def part_of_batch(mesh: Mesh, batch_size: int) -> np.ndarray:
   """Returns int[b], the places in a batch that the devices of this process take, in order."""
   of_device = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   return np.unique(np.concatenate([np.arange(batch_size)[index] for index in of_device.values()]))
+
+
+def fill_batch(mesh: Mesh, batch_size: int) -> int:
+  """Returns the batch size, made larger until devices can share it evenly."""
+  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  return -(-batch_size // parts) * parts
 
 
 def place_batch(mesh: Mesh, batch: dict) -> dict:

@@ -1,7 +1,8 @@
 """Several processes that train as one: how they meet, who speaks, what they have to agree on.
 
-One process is the rule of one. All of them run the same program; the first alone writes files and
-the log, and what goes wrong in one is told to all before they wait for each other.
+One process is a special case of many. All run the same program; the first alone writes files and
+the log. One that fails ends at once; the others wait for it until JAX misses its heartbeat, or
+whoever started them ends them.
 """
 
 import os

@@ -132,7 +132,7 @@ def test_killed_and_resumed_equals_uninterrupted(text_file, tmp_path):
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_lose_nothing(text_file, tmp_path):
   """Half are asked to end and half are not, at any moment: starting, training, saving, ending."""
-  every, steps = 25, 5000
+  every, steps, directory = 25, 5000, tmp_path / 'run'
   flags = [
     '--config=configs/epsilon_hybrid.py:tiny',
     *SMALL,
@@ -140,12 +140,12 @@ def test_twenty_kills_at_random_moments_lose_nothing(text_file, tmp_path):
     f'--config.train.steps={steps}',
     f'--config.train.checkpoint_every={every}',
     '--config.train.eval_every=100000',
-    f'--workdir={tmp_path / "run"}',
+    f'--workdir={directory}',
   ]
   moments, seen, number_before = random.Random(0), {}, None
 
   def logged():
-    found = workdir.read_lines(tmp_path / 'run' / 'metrics.jsonl')  # but a line cut off by a kill
+    found = workdir.read_lines(directory / 'metrics.jsonl')  # but a line cut off by a kill
     return {record['step']: record['loss'] for record in found}
 
   for kill in range(20):
@@ -154,6 +154,9 @@ def test_twenty_kills_at_random_moments_lose_nothing(text_file, tmp_path):
       command('train', *flags), cwd=ROOT, env=ENV, stderr=subprocess.PIPE, text=True
     )
     reached = max(seen, default=0)
+    saved = max(
+      (int(x.name) for x in directory.glob('checkpoints/*') if x.name.isdecimal()), default=0
+    )
     if kill % 5:  # else while it starts
       while max(logged(), default=0) <= reached:
         assert process.poll() is None, process.communicate()
@@ -163,8 +166,9 @@ def test_twenty_kills_at_random_moments_lose_nothing(text_file, tmp_path):
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode in (0, -number), stderr
     assert 'Traceback' not in stderr
-    if 'resumed from step' in stderr:
-      resumed = int(re.search(r'resumed from step (\d+)', stderr)[1])
+    if max(logged(), default=0) > reached:  # it came to train
+      resumed = int((re.search(r'resumed from step (\d+)', stderr) or [0, 0])[1])
+      assert resumed >= saved
       # a save is written while the next interval runs, and waited for before the next save
       assert reached - resumed <= (2 * every if number_before == signal.SIGKILL else 0)
     now = logged()

@@ -76,17 +76,25 @@ def test_parameters_moments_and_average_are_sharded_alike():
 @pytest.mark.parametrize('name', METHODS)
 @pytest.mark.parametrize('mesh', ['fsdp x tensor', 'fsdp x tensor x sequence'])
 def test_no_device_gathers_logits(name, mesh):
-  """Nor any activation but the keys: what is gathered is smaller than one device's logits would be
-  if they were whole."""
+  """Nor rows of others, but for their keys: what is gathered is smaller than one device's logits
+  would be if they were whole, and of no whole batch."""
   config = config_of(name)
   devices = make_mesh(**MESHES[mesh])
   step, arguments, abstract = make_step(config, devices)
   with mesh_lib.use(devices):
     text = step.lower(abstract, *arguments).compile().as_text()
-  gathered = re.findall(r'= \w+\[([\d,]*)\]\S* all-gather(?:-start)?\(', text)
-  sizes = [math.prod(map(int, shape.split(','))) for shape in gathered]
+  results = re.findall(r'= (.*) all-gather(?:-start)?\(', text)
+  gathered = [
+    tuple(map(int, shape.split(',')))
+    for result in results
+    for shape in re.findall(r'f32\[([\d,]+)\]', result)
+  ]
   length = config.data.length // devices.shape['sequence']
+  sizes = [math.prod(shape) for shape in gathered]
   assert sizes and max(sizes) < BATCH // devices.shape['fsdp'] * length * VOCAB
+  assert not [
+    shape for shape in gathered if len(shape) > 2 and shape[0] == BATCH and shape[1] >= length
+  ]
 
 
 @pytest.mark.parametrize('mask_of', ['block', 'none'])
@@ -130,6 +138,37 @@ def test_mesh_must_use_the_devices_present():
   assert make_mesh(data=-1, fsdp=2).shape['data'] == 4
 
 
+class Chip:
+  """A TPU as far as its place goes."""
+
+  platform, device_kind, core_on_chip, process_index = 'tpu', 'TPU v6 lite', 0, 0
+
+  def __init__(self, number, place, slice_index):
+    self.id, self.coords, self.slice_index = number, (*place, 0), slice_index
+
+
+def chips(width, slices):
+  places = [(x, y) for x in range(width) for y in range(width)]
+  return [Chip(s * width**2 + i, p, s) for s in range(slices) for i, p in enumerate(places)]
+
+
+def test_slices_lie_along_data_or_fsdp():
+  one = mesh_lib.arrange((1, 32, 2, 1), chips(8, 1))
+  assert one.shape == (1, 32, 2, 1) and len(set(one.flat)) == 64
+  two = mesh_lib.arrange((2, 4, 2, 1), chips(2, 4))
+  assert two.shape == (2, 4, 2, 1)  # data cannot be split in four, fsdp can
+  two = mesh_lib.arrange((2, 4, 4, 1), chips(4, 2))
+  for part in (0, 1):
+    assert {chip.slice_index for chip in two[part].flat} == {part}
+  with pytest.raises(UserError, match='must be a multiple of the 2 slices'):
+    mesh_lib.arrange((1, 1, 32, 1), chips(4, 2))
+
+
+def test_batches_are_filled_up_until_devices_can_share_them():
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  assert [mesh_lib.fill_batch(mesh, size) for size in (1, 4, 6)] == [4, 4, 8]
+
+
 def test_an_axis_that_cannot_be_split_is_named():
   config = config_of('ar')
   config.model.num_heads = 2
@@ -144,6 +183,8 @@ def test_a_process_reads_the_rows_of_all_its_devices_once():
   assert {tuple(np.asarray(shard.data)) for shard in shards} == {(0, 1), (2, 3), (4, 5), (6, 7)}
 
 
-def test_a_mesh_for_other_devices_gives_way_to_data():
-  config = ConfigDict(dict(data=1, fsdp=64, tensor=1, sequence=1))
+def test_a_mesh_for_other_devices_gives_way():
+  config = ConfigDict(dict(data=64, fsdp=1, tensor=1, sequence=1))
   assert dict(mesh_lib.fitting_mesh(config).shape) == dict(data=8, fsdp=1, tensor=1, sequence=1)
+  config = ConfigDict(dict(data=1, fsdp=64, tensor=1, sequence=1))
+  assert dict(mesh_lib.fitting_mesh(config).shape) == dict(data=1, fsdp=8, tensor=1, sequence=1)

@@ -135,6 +135,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(name, text_file, tmp_path,
   assert valid[0]['kind'] == ('exact' if name == 'ar' else 'bound')
 
 
+def test_an_evaluation_that_was_cut_off_comes_later(text_file, tmp_path, monkeypatch):
+  config = small_config('ar', text_file)
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, '_evaluate', lambda *_: 1 / 0)
+    for _ in range(2):
+      with pytest.raises(ZeroDivisionError):
+        loop.train(config, tmp_path / 'run')
+  assert not workdir_lib.is_done(tmp_path / 'run')
+  assert loop.train(config, tmp_path / 'run')
+  assert list(read_metrics(tmp_path / 'run', 'valid')) == [3, 6]
+  loop.train(config, tmp_path / 'run')
+  assert list(read_metrics(tmp_path / 'run', 'valid')) == [3, 6]
+
+
 def test_lines_past_the_checkpoint_are_written_once(text_file, tmp_path):
   config = small_config('ar', text_file, steps=3)
   loop.train(config, tmp_path / 'run')

@@ -279,10 +279,10 @@ def _example(source: Any, split: str, row: int) -> dict[str, Any]:
   except Exception as error:  # a shard that is cut short or gone, said in many ways
     place, file = row, source.dataset_info.full_name
     for part in source.dataset_info.splits[split].file_instructions:
-      if place < part.examples_in_shard:
+      if place < part.take:
         file = part.filename
         break
-      place -= part.examples_in_shard
+      place -= part.take
     raise UserError(f'Cannot read example {row} of {file}: {error}') from None
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ardiff_jax.masks import AttentionMask
+from ardiff_jax.mesh import num_parts
 from ardiff_jax.models.attention import KERNELS, attend, rotary_phases, rotate
 from ardiff_jax.models.cache import Cache
 from ardiff_jax.models.layers import (
@@ -275,7 +276,12 @@ class Transformer(nn.Module):
   def embed(self, tokens: jax.Array, sigma: jax.Array, positions: jax.Array) -> jax.Array:
     """Returns float32[B, R, D], what `stream` starts from; arguments as in `features`."""
     cfg = self.config
-    x_BxRxD = jnp.take(self.embedding, tokens, axis=0)
+    table = self.embedding
+    if num_parts('vocab') > 1 or num_parts('length') > 1:
+      # the table is gathered, lest devices make rows for each other, of the whole batch
+      table = nn.with_logical_constraint(table, ('vocab', 'activation'))
+    x_BxRxD = jnp.take(table, tokens, axis=0)
+    x_BxRxD = nn.with_logical_constraint(x_BxRxD, ('batch', 'length', 'activation'))
     if cfg.mask_mixing:
       mixed = -jnp.expm1(-cfg.mask_mixing * sigma)[..., None]
       x_BxRxD += mixed * (self.embedding[None, None, cfg.vocab_size] - x_BxRxD)

@@ -49,6 +49,10 @@ class Checkpointer:
     """Takes what evaluation says of a step; the best checkpoint is kept until there is a better."""
     self._kept.scores[step] = _score(scalars)
 
+  def has_score(self, step: int) -> bool:
+    """Whether `score` knows the step, now or from before the run was resumed."""
+    return step in self._kept.scores
+
   def save(self, step: int, state: TrainState, iterator: Any, config: dict) -> None:
     """Starts saving `step` in the background; does nothing if it is already saved.
 

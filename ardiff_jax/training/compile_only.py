@@ -1,7 +1,7 @@
 """What a training step will need, from its program for devices that need not be there.
 
-The step is lowered and compiled, never run; no text is read. Of the compiled program come the bytes
-that each device holds and what devices send each other; of the config the useful FLOPs.
+The step is lowered and compiled, never run; no corpus is read. Of the compiled program come the
+bytes that each device holds and what devices send each other; of the config the useful FLOPs.
 """
 
 import collections
@@ -107,8 +107,8 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   """Returns how often each kind of collective runs and the bytes of the results, on one device.
 
   Args:
-    text: a compiled program. What stands in a loop counts as often as that goes round, if its
-      condition compares with one constant, as those of `scan` do; else once.
+    text: a compiled program, branches left out. What stands in a loop counts as often as that goes
+      round, if its condition compares with one constant, as those of `scan` do; else once.
   """
   computations = dict(_computations(text))
   found = collections.defaultdict(lambda: (0, 0))

@@ -6,6 +6,7 @@ for the log. SIGTERM and SIGINT are noted and acted on between steps.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import operator
@@ -83,8 +84,9 @@ def train(
   parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params))
   prepared.description['parameters'] = parameters
 
-  descriptions = map(json.loads, processes.texts(json.dumps(prepared.description)))
-  workdir_lib.check_same_processes(list(descriptions))
+  files = {k: hashlib.sha256(x).hexdigest() for k, x in prepared.tokenizer.files.items()}
+  own = json.dumps(prepared.description | {'tokenizer': files})
+  workdir_lib.check_same_processes([json.loads(x) for x in processes.texts(own)])
   processes.first_does(lambda: _start(workdir, prepared, abstract))
   if not workdir_lib.exists(workdir):
     raise UserError(f'--workdir={workdir} must be a directory that all processes share')
@@ -125,6 +127,14 @@ def train(
       contextlib.closing(trace),
       _signals() as received,
     ):
+
+      def evaluate(step: int) -> None:
+        with stopwatch.part('aside'):
+          scalars = _evaluate(config, prepared, state.ema, step, mesh, writer)
+          checkpointer.score(step, scalars)
+
+      if _is_evaluated(start, cfg) and not checkpointer.has_score(start):
+        evaluate(start)  # it was stopped before it could
       for step in range(start + 1, cfg.steps + 1):
         trace.before(step, state)
         with jax.profiler.StepTraceAnnotation('train', step_num=step):
@@ -140,7 +150,7 @@ def train(
           interrupted = bool(received if jax.process_count() == 1 else told)
         last = step == cfg.steps or interrupted
         log.add(step, metrics, flush=last or step % cfg.log_every == 0)
-        evaluates = step % cfg.eval_every == 0 or step == cfg.steps
+        evaluates = _is_evaluated(step, cfg)
         saves = step % cfg.checkpoint_every == 0 or last
         if evaluates or saves:
           log.check()
@@ -153,9 +163,7 @@ def train(
           processes.say(f'{why}: {saved}; the same command goes on from there')
           return False
         if evaluates:
-          with stopwatch.part('aside'):
-            scalars = _evaluate(config, prepared, state.ema, step, mesh, writer)
-            checkpointer.score(step, scalars)
+          evaluate(step)
       checkpointer.wait()
   if processes.is_first():
     workdir_lib.mark_done(workdir)
@@ -269,7 +277,8 @@ def _evaluate(config, prepared, params, step, mesh, writer) -> dict[str, float]:
   for it."""
   valid = prepared.valid
   rows = np.linspace(0, len(valid) - 1, min(len(valid), config.eval.train_sequences)).astype(int)
-  batches = pipeline.eval_batches(valid, batch_size=config.eval.batch_size, rows=rows)
+  batch_size = mesh_lib.fill_batch(mesh, config.eval.batch_size)
+  batches = pipeline.eval_batches(valid, batch_size=batch_size, rows=rows)
   if prepared.method.is_latent:
     denoise = prepared.method.denoise
     scalars = latents.measure(denoise, params, batches, seed=config.seed, mesh=mesh)
@@ -298,6 +307,10 @@ def _evaluate(config, prepared, params, step, mesh, writer) -> dict[str, float]:
     scalars['bits_per_byte'] = bits
   writer.write(step, 'valid', scalars, kind=result.kind)
   return scalars
+
+
+def _is_evaluated(step: int, cfg: ConfigDict) -> bool:
+  return step > 0 and (step % cfg.eval_every == 0 or step == cfg.steps)
 
 
 class _Log:
