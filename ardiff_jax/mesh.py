@@ -66,8 +66,8 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
 
 
 def arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
-  """Returns devices of the shape `sizes`, neighbours near each other; slices of TPUs, between which
-  the network is slow, one after the other along data, or else fsdp.
+  """Returns devices of the shape `sizes`, neighbours near each other; slices of TPUs and nodes of
+  GPUs, between which the network is slow, one after the other along data, or else fsdp.
 
   Raises:
     UserError: neither can be split over the slices.
@@ -79,7 +79,9 @@ def arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
   of_slice, between = list(sizes), [1] * len(sizes)
   axis = next((i for i in (0, 1) if sizes[i] % num_slices == 0), None)
   if axis is None:
-    raise UserError(f'config.mesh: data or fsdp must be a multiple of the {num_slices} slices')
+    raise UserError(
+      f'config.mesh: data or fsdp must be a multiple of the {num_slices} slices or nodes'
+    )
   of_slice[axis], between[axis] = sizes[axis] // num_slices, num_slices
   return mesh_utils.create_hybrid_device_mesh(of_slice, between, **kwargs)
 

@@ -160,7 +160,7 @@ def test_slices_lie_along_data_or_fsdp():
   two = mesh_lib.arrange((2, 4, 4, 1), chips(4, 2))
   for part in (0, 1):
     assert {chip.slice_index for chip in two[part].flat} == {part}
-  with pytest.raises(UserError, match='must be a multiple of the 2 slices'):
+  with pytest.raises(UserError, match='must be a multiple of the 2 slices or nodes'):
     mesh_lib.arrange((1, 1, 32, 1), chips(4, 2))
 
 

@@ -102,24 +102,15 @@ class Checkpointer:
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     core, ema = _split(abstract)
-    for step in steps:
-      failed = False
-      try:
-        items = ocp.args.Composite(
-          state=ocp.args.StandardRestore(core),
-          ema=ocp.args.StandardRestore(ema),
-          data=ocp.args.JsonRestore(),
-          meta=ocp.args.JsonRestore(),
-        )
-        restored = self._manager.restore(step, args=items)
-        _verify('state', restored.state, restored.meta)
-        _verify('ema', restored.ema, restored.meta)
-        iterator.set_state(restored.data)
-      except Exception as error:  # orbax raises bare Exception, ValueError, KeyError, ...
-        _notice(step, error)
-        failed = True
-      if processes.any_of(failed):
-        continue
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(core),
+      ema=ocp.args.StandardRestore(ema),
+      data=ocp.args.JsonRestore(),
+      meta=ocp.args.JsonRestore(),
+    )
+    step, restored = _first_sound(self._manager, steps, items, ('state', 'ema'))
+    if restored is not None:
+      iterator.set_state(restored.data)
       self._set_aside([s for s in steps if s > step])
       return TrainState(ema=restored.ema, **restored.state)
     if steps:
@@ -223,17 +214,12 @@ def restore_ema(
   options = ocp.CheckpointManagerOptions(create=False)
   with ocp.CheckpointManager(folder, options=options) as manager:
     steps = _chosen(sorted(manager.all_steps(), reverse=True), which, workdir)
-    for step in steps:
-      try:
-        items = ocp.args.Composite(
-          ema=ocp.args.StandardRestore(abstract_ema), meta=ocp.args.JsonRestore()
-        )
-        restored = manager.restore(step, args=items)
-        _verify('ema', restored.ema, restored.meta)
-      except Exception as error:  # as above
-        _notice(step, error)
-        continue
-      return step, restored.ema
+    items = ocp.args.Composite(
+      ema=ocp.args.StandardRestore(abstract_ema), meta=ocp.args.JsonRestore()
+    )
+    step, restored = _first_sound(manager, steps, items, ('ema',))
+  if restored is not None:
+    return step, restored.ema
   if steps:
     raise _none_readable(workdir)
   raise UserError(f'no checkpoint in {folder}: train first with --workdir={workdir}')
@@ -272,9 +258,25 @@ def _checksum(x: jax.Array) -> jax.Array:
   return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)
 
 
-def _verify(name: str, tree: Any, meta: dict) -> None:
-  if fingerprint(tree) != meta['fingerprint'][name]:
-    raise ValueError(f'the arrays of {name} are not those that were saved')
+def _first_sound(
+  manager: ocp.CheckpointManager, steps: list[int], items: Any, names: tuple[str, ...]
+) -> tuple[int, Any]:
+  """Returns the first of the steps that all processes can read, and what it holds; (0, None) if
+  there is none. The arrays of `names` must have their fingerprints."""
+  for step in steps:
+    restored = None
+    try:
+      restored = manager.restore(step, args=items)
+    except Exception as error:  # orbax raises bare Exception, ValueError, KeyError, ...
+      _notice(step, str(error) or type(error).__name__)
+    if processes.any_of(restored is None):
+      continue
+    saved = restored.meta.get('fingerprint', {})
+    wrong = [name for name in names if fingerprint(restored[name]) != saved.get(name)]
+    if not wrong:
+      return step, restored
+    _notice(step, f'the arrays of {wrong[0]} are not those that were saved')
+  return 0, None
 
 
 def _split(state: TrainState) -> tuple[dict, Any]:
@@ -283,9 +285,8 @@ def _split(state: TrainState) -> tuple[dict, Any]:
   return core, state.ema
 
 
-def _notice(step: int, error: Exception) -> None:
-  reason = str(error).strip().split('\n')[0][:200] or type(error).__name__
-  where = processes.name()
+def _notice(step: int, error: str) -> None:
+  reason, where = error.strip().split('\n')[0][:200], processes.name()
   print(f'notice: {where}checkpoint {step} is damaged and passed over ({reason})', file=sys.stderr)
 
 

@@ -5,9 +5,9 @@ import pathlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
 from ardiff_jax import paths, workdir
 from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -86,8 +86,8 @@ def warm_start(state: TrainState, config: ConfigDict) -> TrainState:
     stored['gate'] = own['gate']
   elif theirs.gate.kind:
     weights = method_lib.make_gate(theirs).new_weights(jax.random.key(0))
-    everywhere = jax.tree.leaves(own)[0].sharding.mesh
-    stored['gate'] = jax.device_put(nn.unbox(weights), NamedSharding(everywhere, PartitionSpec()))
+    mesh = jax.tree.leaves(own)[0].sharding.mesh
+    stored['gate'] = mesh_lib.repeat(mesh, nn.unbox(weights))
   _, restored = restore_ema(directory, stored)
   params = dict(state.params)
   params.update((name, restored[name]) for name in restored if name == 'params' or same_gate)
