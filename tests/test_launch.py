@@ -271,7 +271,7 @@ def test_tpu_train_outlives_its_connection_and_stops(programs, tmp_path, monkeyp
     start_new_session=True,
   )
   wait_for(lambda: log.exists() and 'begun' in log.read_text())
-  os.kill(first.pid, signal.SIGHUP)
+  first.kill()
   first.wait()
   second = tpu_pod('train', 'pod', '--')
   assert second.returncode == 2 and 'a training runs here already' in second.stderr

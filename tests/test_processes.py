@@ -1,6 +1,7 @@
 """Several processes over loopback train as one would; what befalls one is told to all."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -194,8 +195,10 @@ def test_when_one_process_dies_the_launcher_ends_all_and_the_run_goes_on(text_fi
   second = f'--workdir={tmp_path / "run"}.*--process_id=1'
   subprocess.run(['pkill', '-KILL', '-f', '--', second], check=True)
   stderr = endless.communicate(timeout=60)[1]
-  assert endless.returncode == 128 + signal.SIGKILL
-  assert 'process 1 ended with status 137' in stderr and 'process_1.log' in stderr
+  # the other one hears of it, too, and may be the first to be seen
+  first = re.search(r'error: process (\d) ended with status (\d+), so all end', stderr)
+  assert first and first.groups() in (('0', '1'), ('1', '137'))
+  assert endless.returncode == int(first[2])
   reached = len(figures(tmp_path / 'run')[0])
 
   done = subprocess.Popen([*launcher, '--config.train.steps=100000'], **run)
