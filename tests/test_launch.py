@@ -146,7 +146,9 @@ def test_local_processes_are_told_to_stop_and_waited_for(number, programs, tmp_p
     touch {tmp_path}/ready.$I; while :; do sleep 0.05; done"""
   command = ['bash', 'launch/local_multiprocess.sh', '2', f'--workdir={tmp_path}']
   env = os.environ | fake_python(programs, body)
-  process = subprocess.Popen(command, cwd=ROOT, env=env)
+  # what runs in the background ignores Ctrl-C, and a shell cannot trap what is ignored
+  heard = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
+  process = subprocess.Popen(command, cwd=ROOT, env=env, preexec_fn=heard)
   wait_for(lambda: all((tmp_path / f'ready.{i}').exists() for i in range(2)))
   process.send_signal(number)
   assert process.wait(timeout=20) == 0
