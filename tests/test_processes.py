@@ -1,6 +1,9 @@
 """Several processes over loopback train as one would; what befalls one is told to all."""
 
+import contextlib
 import json
+import os
+import pathlib
 import re
 import signal
 import socket
@@ -192,8 +195,11 @@ def test_when_one_process_dies_the_launcher_ends_all_and_the_run_goes_on(text_fi
   while not [*(tmp_path / 'run').glob('checkpoints/[0-9]')]:
     assert endless.poll() is None, endless.stderr.read()
     time.sleep(0.05)
-  second = f'--workdir={tmp_path / "run"}.*--process_id=1'
-  subprocess.run(['pkill', '-KILL', '-f', '--', second], check=True)
+  second = {f'--workdir={tmp_path / "run"}'.encode(), b'--process_id=1'}
+  for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+    with contextlib.suppress(OSError):  # it ended meanwhile
+      if second <= {*path.read_bytes().split(b'\0')}:
+        os.kill(int(path.parent.name), signal.SIGKILL)
   stderr = endless.communicate(timeout=60)[1]
   # the other one hears of it, too, and may be the first to be seen
   first = re.search(r'error: process (\d) ended with status (\d+), so all end', stderr)
