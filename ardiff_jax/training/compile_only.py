@@ -190,7 +190,7 @@ def _devices(topology: str) -> list[jax.Device]:
   except Exception as error:  # libtpu is not there, or does not know the name
     raise UserError(
       f'--topology={topology} cannot be compiled for: {str(error).strip().splitlines()[0][:200]}\n'
-      'known: cpu:N, and with the package libtpu slices of TPUs such as v5e:4x4 or v5p:4x4x4'
+      "known: cpu:N, and with JAX's TPU build slices of TPUs such as v5e:4x4 or v5p:4x4x4"
     ) from None
 
 
