@@ -82,24 +82,31 @@ def monte_carlo(
   hyperschedule: Hyperschedule,
   tokens: jax.Array,
   counted: jax.Array,
+  numbers: jax.Array,
   key: jax.Array,
   num_samples: int,
 ) -> jax.Array:
   """Returns float32[B], an unbiased estimate of the bound from K = num_samples rows a sequence.
 
-  The B·K rows are spread evenly over the schedule (low discrepancy), and so are the K of each
-  sequence. Other arguments as in `row_nats`.
+  The K rows of a sequence are spread evenly over the schedule, and so are those of sequences with
+  neighbouring numbers (low discrepancy). What is drawn for a sequence depends on the key and its
+  number alone, not on the batch around it.
+
+  Args:
+    numbers: int32[B], one for each sequence of the text.
+    key: of all draws.
+    num_samples: K.
+    others: as in `row_nats`.
   """
-  batch = tokens.shape[0]
-  grid_KxB = rng.low_discrepancy(rng.stream(key, 'rows'), num_samples * batch).reshape(-1, batch)
+  grid_KxB = _grid(key, numbers, num_samples)
 
   def one(total, k):
     step, _ = split_row(grid_KxB[k], hyperschedule.num_steps)
-    keys = jax.random.split(rng.stream(key, 'noise', k), batch)
+    keys = _keys(key, numbers, k)
     nats = row_nats(denoise, params, process, hyperschedule, tokens, counted, step, keys)
     return total + nats, None
 
-  total, _ = jax.lax.scan(one, jnp.zeros(batch), jnp.arange(num_samples))
+  total, _ = jax.lax.scan(one, jnp.zeros(len(numbers)), jnp.arange(num_samples))
   return hyperschedule.num_steps * total / num_samples
 
 
@@ -110,21 +117,21 @@ def full_sum(
   hyperschedule: Hyperschedule,
   tokens: jax.Array,
   counted: jax.Array,
+  numbers: jax.Array,
   key: jax.Array,
 ) -> jax.Array:
   """Returns float32[B], the bound with every row of the schedule visited once.
 
-  Only the noise of each row is random; `autoregressive` has none, so there it is exact.
+  Only the noise of each row is random; `autoregressive` has none, so there it is exact. Arguments
+  as in `monte_carlo`.
   """
-  batch = tokens.shape[0]
 
   def one(total, step):
-    keys = jax.random.split(rng.stream(key, 'noise', step), batch)
-    steps = jnp.full(batch, step)
+    keys, steps = _keys(key, numbers, step), jnp.full(len(numbers), step)
     nats = row_nats(denoise, params, process, hyperschedule, tokens, counted, steps, keys)
     return total + nats, None
 
-  total, _ = jax.lax.scan(one, jnp.zeros(batch), jnp.arange(hyperschedule.num_steps))
+  total, _ = jax.lax.scan(one, jnp.zeros(len(numbers)), jnp.arange(hyperschedule.num_steps))
   return total
 
 
@@ -135,6 +142,7 @@ def score_integral(
   hyperschedule: Hyperschedule,
   tokens: jax.Array,
   counted: jax.Array,
+  numbers: jax.Array,
   key: jax.Array,
   num_samples: int,
 ) -> jax.Array:
@@ -143,14 +151,23 @@ def score_integral(
   It holds for any head, and is the only bound of a score head. Arguments as in `monte_carlo`, but
   for the objective, which must be of exact form and without weight on settled tokens.
   """
-  batch = tokens.shape[0]
-  grid_KxB = rng.low_discrepancy(rng.stream(key, 'rows'), num_samples * batch).reshape(-1, batch)
+  grid_KxB = _grid(key, numbers, num_samples)
 
   def one(total, k):
-    keys = jax.random.split(rng.stream(key, 'noise', k), batch)
-    examples = Examples(tokens, counted, grid_KxB[k], keys)
+    examples = Examples(tokens, counted, grid_KxB[k], _keys(key, numbers, k))
     return total + objective(denoise, params, examples, hyperschedule).sum(axis=1), None
 
-  total, _ = jax.lax.scan(one, jnp.zeros(batch), jnp.arange(num_samples))
+  total, _ = jax.lax.scan(one, jnp.zeros(len(numbers)), jnp.arange(num_samples))
   terminal = divergences.terminal_kl(objective.process) * counted.sum(axis=1)
   return total / num_samples + terminal
+
+
+def _grid(key: jax.Array, numbers: jax.Array, num_samples: int) -> jax.Array:
+  """Returns float32[K, B] in [0, 1): of each sequence one in every K-th part, at its own place."""
+  within_B = rng.golden(rng.stream(key, 'rows'), numbers)
+  return (jnp.arange(num_samples)[:, None] + within_B[None]) / num_samples
+
+
+def _keys(key: jax.Array, numbers: jax.Array, draw: jax.Array) -> jax.Array:
+  """Returns keys [B] of the noise of one draw."""
+  return jax.vmap(lambda number: rng.stream(key, 'noise', number, draw))(numbers)

@@ -94,15 +94,10 @@ def compare(
   from ardiff_jax import samplers as samplers_lib
   from ardiff_jax.data.packing import pack
   from ardiff_jax.evaluation.text import training_corpus
+  from ardiff_jax.judging import reading
 
   model, judge = ardiff_jax.load(directory), ardiff_jax.load(judge_directory)
-  if not judge.method.is_autoregressive:
-    raise UserError(f'--judge={judge_directory} is no autoregressive run')
-  if judge.tokenizer.files != model.tokenizer.files:
-    raise UserError(
-      f'--judge={judge_directory} has another tokenizer than {directory}: train it with '
-      "config.tokenizer.path set to the other's model"
-    )
+  reading.check(judge, model.tokenizer, model.config.data.length)
   for sampler in samplers:
     samplers_lib.make(model.method, model.config, sampler)
   if not 0 < round(corrupted * model.config.data.length) < model.config.data.length:
@@ -166,13 +161,12 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
 
 def _measure(model, judge, settings, originals, seed, corrupted) -> dict[str, float]:
   """Figures of one repetition."""
-  from ardiff_jax.data.packing import Packed
   from ardiff_jax.evaluation import samples as measures
+  from ardiff_jax.judging import reading
 
-  count, length = originals.shape
+  count = len(originals)
   samples = model.sample(num_samples=count, seed=seed, **settings)
   tokens = np.array([sample.token_ids for sample in samples])
-  judged = judge.likelihood(Packed(tokens.reshape(-1), length, 0), num_samples=None, seed=0)
   wrong = measures.corrupt(originals, corrupted, model.tokenizer.vocab_size, seed)
   free = np.zeros(originals.shape, bool)
   repaired = model.sample(
@@ -181,7 +175,7 @@ def _measure(model, judge, settings, originals, seed, corrupted) -> dict[str, fl
   after = np.array([sample.token_ids for sample in repaired])
   repair = measures.repair(originals, wrong, after)
   return {
-    'judge_nats': judged.nll_per_token,
+    'judge_nats': float(reading.nats(judge, tokens).mean()),
     'entropy': float(np.mean([sample.entropy for sample in samples])),
     'distinct_1': measures.distinct(tokens, 1),
     'distinct_2': measures.distinct(tokens, 2),

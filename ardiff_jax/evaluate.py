@@ -1,33 +1,40 @@
-"""Measures how well a trained model predicts held-out text.
+"""Measures a trained model: likelihood of text, multiple choice, infilling, and what it generated.
 
-  python -m ardiff_jax.evaluate --workdir=DIR [--data=valid,FILE,...] [--rows=all]
+  python -m ardiff_jax.evaluate --workdir=DIR [--data=valid,wikitext,FILE,...] [--rows=all]
     [--hyperschedule=block,width=1,num_levels=1] [--process=own]
   python -m ardiff_jax.evaluate --workdir=DIR --choices=FILE.jsonl,... [--max_items=N]
+  python -m ardiff_jax.evaluate --workdir=DIR --infill=FILE.jsonl,... [--sampler=acs] [--steps=16]
+  python -m ardiff_jax.evaluate --workdir=DIR --samples=FILE.jsonl,... --judge=DIR2
 
-Prints a table, and appends a line per data set to DIR/eval.jsonl. The figure is exact for AR and
-an upper bound for everything else; beside it stand n-gram models of the same training text, scored
-on the same bytes. With --choices, how often the right one of several continuations is the
-likeliest, appended to DIR/choices.jsonl; forms of files in `evaluation/choices.py`.
+Prints a table, and appends a line per file to DIR/eval.jsonl, choices.jsonl, infilling.jsonl or
+judged.jsonl. A likelihood is exact for AR and an upper bound for everything else; beside it stand
+n-gram models of the same training text, scored on the same bytes. Named sets and their formats are
+in `evaluation/sets.py`, those of items in `evaluation/choices.py` and `evaluation/infilling.py`.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
-from ardiff_jax import cli, workdir
-from ardiff_jax.data.corpus import Corpus, read_text
+from ardiff_jax import cli, paths, workdir
+from ardiff_jax.data.corpus import Corpus
 from ardiff_jax.data.packing import Packed, pack
 from ardiff_jax.errors import UserError
-from ardiff_jax.evaluation import choices, ngrams
+from ardiff_jax.evaluation import choices, infilling, items, ngrams, sets, tables
 from ardiff_jax.evaluation.text import training_corpus
 from ardiff_jax.progress import Progress
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
 _CHECKPOINT = cli.define_checkpoint()
 _DATA = flags.DEFINE_list(
-  'data', ['valid'], "What to score: 'valid' (held out of the corpus) or UTF-8 text files."
+  'data', ['valid'], "What to score: 'valid' (held out of the corpus), named sets or UTF-8 files."
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, 'Folder of the named sets; $ARDIFF_DATA by default, or else data.'
 )
 _ROWS = flags.DEFINE_string(
   'rows', '', "Rows of the hyperschedule drawn per sequence, or 'all'; the config's by default."
@@ -38,9 +45,27 @@ _HYPERSCHEDULE = flags.DEFINE_string(
 _PROCESS = flags.DEFINE_enum(
   'process', 'absorbing', ['absorbing', 'own'], 'Noise an ε-hybrid generates by.'
 )
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', None, "Sequences at a time; the config's by default.", lower_bound=1
+)
 _CHOICES = flags.DEFINE_list('choices', [], 'Files of multiple choices instead of --data.')
+_INFILL = flags.DEFINE_list('infill', [], 'Files of texts whose middle is to be written.')
 _MAX_ITEMS = flags.DEFINE_integer(
-  'max_items', None, 'Choices: items of each file, evenly spread; all by default.', lower_bound=1
+  'max_items', None, 'Of each file, evenly spread; all by default.', lower_bound=1
+)
+_TOO_LONG = flags.DEFINE_enum(
+  'too_long',
+  'refuse',
+  items.TOO_LONG,
+  'What to do with items longer than the model; cut drops the beginning of what is given.',
+)
+_SAMPLER = flags.DEFINE_string('sampler', None, "Infilling: see `sample`; the config's by default.")
+_STEPS = flags.DEFINE_integer('steps', None, 'Infilling: T of the sampler.', lower_bound=1)
+_TEMPERATURE = flags.DEFINE_float('temperature', 0.0, 'Infilling: 0 takes the likeliest tokens.')
+_SAMPLES = flags.DEFINE_list('samples', [], 'Files that `sample` wrote, to be judged.')
+_JUDGE = flags.DEFINE_string('judge', None, 'Directory of an autoregressive run to judge samples.')
+_RETOKENISE = flags.DEFINE_bool(
+  'retokenise', False, "Encode samples anew, for a judge with another tokenizer than the model's."
 )
 
 
@@ -49,54 +74,90 @@ def main() -> None:
   rows = _ROWS.value
   if rows not in ('', 'all') and not (rows.isdecimal() and int(rows)):
     raise UserError(f"--rows must be 'all' or a number from 1 up, got {rows!r}")
-  settings = dict(
+  if sum(map(bool, (_CHOICES.value, _INFILL.value, _SAMPLES.value))) > 1:
+    raise UserError('give one of --choices, --infill and --samples at a time')
+  if bool(_SAMPLES.value) != bool(_JUDGE.value):
+    raise UserError('--samples=FILE.jsonl and --judge=DIR, an autoregressive run, go together')
+  settings = Settings(
     checkpoint=cli.read_checkpoint(_CHECKPOINT),
     rows=rows if rows in ('', 'all') else int(rows),
     hyperschedule=_HYPERSCHEDULE.value,
     own_chain=_PROCESS.value == 'own',
+    batch_size=_BATCH_SIZE.value,
   )
+  which = dict(max_items=_MAX_ITEMS.value, too_long=_TOO_LONG.value)
   if _CHOICES.value:
-    records = choose(directory, _CHOICES.value, max_items=_MAX_ITEMS.value, **settings)
-    print(format_choices(records))
-    return
-  print(format_table(evaluate(directory, _DATA.value, **settings)))
+    print(tables.of_choices(choose(directory, _CHOICES.value, **which, settings=settings)))
+  elif _INFILL.value:
+    records = fill(
+      directory,
+      _INFILL.value,
+      **which,
+      checkpoint=settings.checkpoint,
+      batch_size=settings.batch_size,
+      sampler=_SAMPLER.value,
+      steps=_STEPS.value,
+      temperature=_TEMPERATURE.value,
+      hyperschedule=_HYPERSCHEDULE.value or None,
+    )
+    print(tables.of_infilling(records))
+  elif _SAMPLES.value:
+    judge_directory = paths.path_of(_JUDGE.value)
+    records = judge(directory, _SAMPLES.value, judge_directory, retokenise=_RETOKENISE.value)
+    print(tables.of_judged(records))
+  else:
+    from ardiff_jax import report
 
-  from ardiff_jax import report
+    folder = pathlib.Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else sets.FOLDER
+    print(tables.of_likelihoods(evaluate(directory, _DATA.value, folder, settings)))
 
-  report.write(directory)
+    report.write(directory)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How likelihoods are measured.
+
+  Attributes:
+    checkpoint: see `ardiff_jax.load`.
+    rows: of the hyperschedule drawn per sequence, 'all', or '' for the config's number.
+    hyperschedule: see `method.parse_hyperschedule`; '' for the config's.
+    own_chain: whether an ε-hybrid generates by its own noise.
+    batch_size: rows at a time; None for the config's. Figures do not depend on it.
+  """
+
+  checkpoint: str | int = 'newest'
+  rows: int | str = ''
+  hyperschedule: str = ''
+  own_chain: bool = False
+  batch_size: int | None = None
 
 
 def evaluate(
   directory: pathlib.Path,
   data: Sequence[str],
-  *,
-  checkpoint: str | int = 'newest',
-  rows: int | str = '',
-  hyperschedule: str = '',
-  own_chain: bool = False,
+  folder: pathlib.Path = sets.FOLDER,
+  settings: Settings = Settings(),
 ) -> list[dict[str, Any]]:
-  """Scores the data sets and appends the records to eval.jsonl.
+  """Scores texts and appends the records to eval.jsonl.
 
   Args:
     directory: work directory of a trained run.
-    data: 'valid', or paths of UTF-8 text files.
-    checkpoint: see `load`.
-    rows: drawn per sequence, 'all', or '' for the config's number.
-    hyperschedule: see `method.parse_hyperschedule`; '' for the config's.
-    own_chain: whether an ε-hybrid generates by its own noise.
+    data: 'valid', or what `sets.read` takes.
+    folder: where the files of named sets lie.
+    settings: how.
 
   Returns:
-    One record per data set, as written.
+    One record per text, as written.
 
   Raises:
     UserError: no model there, text that cannot be read, or a corpus that changed since training.
   """
   data = list(dict.fromkeys(data))
   if not any(data):
-    raise UserError("--data is empty: give 'valid' or text files")
-  texts = {name: (read_text(name),) for name in data if name != 'valid'}  # complain early
-
-  model, method, num_samples = _load(directory, checkpoint, rows, hyperschedule, own_chain)
+    raise UserError("--data is empty: give 'valid', named sets or text files")
+  texts = {name: sets.read(name, folder) for name in data if name != 'valid'}  # complain early
+  model, method, num_samples = _load(directory, settings)
   corpus = training_corpus(directory, model.config)
   if 'valid' in data:
     if corpus is None:
@@ -108,7 +169,8 @@ def evaluate(
   records = []
   for name in data:
     packed = pack(texts[name], model.tokenizer, model.config.data.length, name)
-    record = _score(model, method, num_samples, name, packed)
+    record = _score(model, method, num_samples, name, packed, settings.batch_size)
+    record['note'] = sets.note(name)
     record['baselines'] = {}
     if corpus is not None:
       vocab_size = model.tokenizer.vocab_size
@@ -123,10 +185,8 @@ def choose(
   paths: Sequence[str],
   *,
   max_items: int | None = None,
-  checkpoint: str | int = 'newest',
-  rows: int | str = '',
-  hyperschedule: str = '',
-  own_chain: bool = False,
+  too_long: str = 'refuse',
+  settings: Settings = Settings(),
 ) -> list[dict[str, Any]]:
   """Scores multiple choices and appends the records to choices.jsonl.
 
@@ -134,39 +194,38 @@ def choose(
     directory: work directory of a trained run.
     paths: files, see `evaluation.choices`.
     max_items: of each, evenly spread; None for all.
-    checkpoint, rows, hyperschedule, own_chain: see `evaluate`.
+    too_long: one of `items.TOO_LONG`.
+    settings: how.
 
   Returns:
     One record per file, as written.
 
   Raises:
-    UserError: no model there, or a file that cannot be read.
+    UserError: no model there, a file that cannot be read, or an item that is too long.
   """
-  files = {path: choices.read(path) for path in paths}  # complain early
-  model, method, num_samples = _load(directory, checkpoint, rows, hyperschedule, own_chain)
-  length, batch_size = model.config.data.length, model.config.eval.batch_size
+  read = {path: choices.read(path) for path in paths}  # complain early
+  model, method, num_samples = _load(directory, settings)
   records = []
-  for path, items in files.items():
-    if max_items is not None:
-      items = [items[i * len(items) // max_items] for i in range(min(max_items, len(items)))]
-    encoded = choices.encode(items, model.tokenizer, length)
-    progress = Progress(f'evaluate {pathlib.Path(path).stem}', int(encoded.counted.sum()))
-    result = model.sequence_nats(
-      encoded.tokens,
-      encoded.counted,
+  for path, found in read.items():
+    found = _spread(found, max_items)
+    rows = _named(path, choices.encode, found, model, too_long)
+    progress = Progress(f'evaluate {pathlib.Path(path).stem}', int(rows.counted.sum()))
+    nats = model.sequence_nats(
+      rows.tokens,
+      rows.counted,
       num_samples=num_samples,
       seed=model.config.seed,
       method=method,
-      batch_size=batch_size,
+      batch_size=settings.batch_size,
       report=progress.show,
     )
     progress.close()
-    score = choices.score(encoded.items, result)
     record = {
       'data': path,
-      **score._asdict(),
-      'items': len(encoded.items),
-      'too_long': len(items) - len(encoded.items),
+      **choices.score(rows.items, nats)._asdict(),
+      'items': len(rows.items),
+      'too_long': len(found) - len(rows.items),
+      'cut': rows.cut,
       'hyperschedule': method.hyperschedule.name,
       'samples': num_samples or 'all',
       'step': model.step,
@@ -176,64 +235,195 @@ def choose(
   return records
 
 
-def format_choices(records: Sequence[dict[str, Any]]) -> str:
-  """Returns the records of `choose` as a Markdown table."""
-  lines = [
-    '| file | items | too long | accuracy | per byte | chance |',
-    '|---|---:|---:|---:|---:|---:|',
-  ]
-  for r in records:
-    lines.append(
-      f'| {pathlib.Path(r["data"]).stem} | {r["items"]} | {r["too_long"]} '
-      f'| {r["accuracy"]:.3f} ± {r["stderr"]:.3f} '
-      f'| {r["accuracy_per_byte"]:.3f} ± {r["stderr_per_byte"]:.3f} | {r["chance"]:.3f} |'
-    )
-  return '\n'.join(lines)
+def fill(
+  directory: pathlib.Path,
+  paths: Sequence[str],
+  *,
+  max_items: int | None = None,
+  too_long: str = 'refuse',
+  checkpoint: str | int = 'newest',
+  batch_size: int | None = None,
+  **sampling: Any,
+) -> list[dict[str, Any]]:
+  """Fills the middles of texts and appends the records to infilling.jsonl.
 
+  Args:
+    directory: work directory of a trained run.
+    paths: files, see `evaluation.infilling`.
+    max_items: of each, evenly spread; None for all.
+    too_long: one of `items.TOO_LONG`.
+    checkpoint: see `ardiff_jax.load`.
+    batch_size: texts at a time; None for config.eval.batch_size.
+    **sampling: of `Model.sample`: sampler, steps, temperature, hyperschedule.
 
-def format_table(records: Sequence[dict[str, Any]]) -> str:
-  """Returns the records as text: the model's figure, then the baselines, in bits per byte."""
-  lines = []
-  for r in records:
-    bound = r['kind'] == 'bound'
-    error = 'a single sequence' if r['stderr'] is None else f'standard error {r["stderr"]:.4f}'
-    lines += [
-      f'{r["data"]}: {r["tokens"]:,} tokens ({r["tokenizer"]}), {r["bytes"]:,} bytes',
-      f'  {r["kind"]}: {r["law"]}',
-      f'  perplexity {"≤ " if bound else ""}{r["perplexity"]:.2f} a token '
-      f'= {r["nll_per_token"]:.4f} nats ({error}; process {r["process"]}, '
-      + (f'{r["samples"]} rows a sequence)' if bound else 'no sampling)'),
-      '',
-      '  bits per byte',
-      f'    {"this model":<16}{r["bits_per_byte"]:8.3f}',
-      *(f'    {name:<16}{bits:8.3f}' for name, bits in r['baselines'].items()),
-      '',
-    ]
-  return '\n'.join(lines)
+  Returns:
+    One record per file, as written: shares and their standard errors over the items.
 
-
-def _load(directory, checkpoint, rows, hyperschedule, own_chain):
-  """Returns the model, its method on the rows that are asked for, and how many are drawn."""
+  Raises:
+    UserError: no model there, a file that cannot be read, or an item that is too long.
+  """
+  read = {path: infilling.read(path) for path in paths}  # complain early
   import ardiff_jax
-  from ardiff_jax import method as method_lib
 
   model = ardiff_jax.load(directory, checkpoint)
+  records = []
+  for path, found in read.items():
+    found = _spread(found, max_items)
+    rows = _named(path, infilling.encode, found, model, too_long)
+    progress = Progress(f'evaluate {pathlib.Path(path).stem}', len(rows.items))
+    samples = model.sample(
+      len(rows.items),
+      tokens=rows.tokens,
+      given=~rows.hole,
+      seed=model.config.seed,
+      batch_size=batch_size or model.config.eval.batch_size,
+      report=lambda done, shown=progress: shown.show(done, 'texts', None),
+      **sampling,
+    )
+    progress.close()
+    texts = [
+      model.tokenizer.decode(np.asarray(sample.token_ids)[hole])
+      for sample, hole in zip(samples, rows.hole, strict=True)
+    ]
+    figures = infilling.score([item.middle for item in rows.items], texts)
+    record = {
+      'data': path,
+      **{name: float(values.mean()) for name, values in figures.items()},
+      'stderr': {name: _stderr(values) for name, values in figures.items()},
+      'items': len(rows.items),
+      'too_long': len(found) - len(rows.items),
+      'cut': rows.cut,
+      'sampler': samples[0].sampler,
+      'hyperschedule': samples[0].hyperschedule,
+      'temperature': samples[0].temperature,
+      'network_calls': samples[0].network_calls,
+      'step': model.step,
+    }
+    workdir.append(directory / 'infilling.jsonl', [record])
+    records.append(record)
+  return records
+
+
+def judge(
+  directory: pathlib.Path,
+  paths: Sequence[str],
+  judge_directory: pathlib.Path,
+  *,
+  retokenise: bool = False,
+) -> list[dict[str, Any]]:
+  """Has generated texts judged and appends the records to judged.jsonl.
+
+  Args:
+    directory: work directory of the run that wrote them, whose validation text is the real one.
+    paths: files that `sample` wrote.
+    judge_directory: of an autoregressive run, or of an imported one.
+    retokenise: whether texts, generated and real, are encoded anew by the judge's tokenizer and
+      cut to the length of the shortest; else its tokenizer must be theirs.
+
+  Returns:
+    One record per file, as written: `generated.measure`, and how the texts were drawn.
+
+  Raises:
+    UserError: a file is no such file, its texts are not of one length, or the judge cannot judge.
+  """
+  import ardiff_jax
+  from ardiff_jax.judging import generated, reading
+
+  files = {path: _samples(path) for path in paths}  # complain early
+  model, judging_model = ardiff_jax.load(directory), ardiff_jax.load(judge_directory)
+  corpus = training_corpus(directory, model.config)
+  if corpus is None:
+    raise UserError(f'{directory} was imported and has no real text to compare with')
+  records = []
+  for path, lines in files.items():
+    tokenizer = judging_model.tokenizer if retokenise else model.tokenizer
+    ids = [tokenizer.encode(x['text']) if retokenise else x['token_ids'] for x in lines]
+    lengths = sorted({len(x) for x in ids})
+    if len(lengths) > 1 and not retokenise:
+      raise UserError(
+        f'{path} has texts of {lengths[0]} to {lengths[-1]} tokens, and figures of several lengths '
+        'do not compare: sample without --stop'
+      )
+    if len(ids) < 2 or lengths[0] < 4:
+      raise UserError(
+        f'{path} holds {len(ids)} texts, the shortest of {lengths[0]} tokens: at least two of '
+        'four tokens each are needed'
+      )
+    reading.check(judging_model, tokenizer, lengths[0])
+    tokens = np.array([x[: lengths[0]] for x in ids], np.int32)
+    valid = pack(corpus.valid, tokenizer, lengths[0])
+    rows = np.unique(np.linspace(0, len(valid) - 1, 2 * len(ids)).astype(int))
+    real = np.stack([valid[int(row)]['tokens'] for row in rows])
+    record = {
+      'data': path,
+      'texts': len(tokens),
+      'length': lengths[0],
+      **generated.measure(judging_model, tokens, real),
+      **{name: lines[0].get(name) for name in ('sampler', 'hyperschedule', 'temperature', 'dtype')},
+      'network_calls': lines[0].get('network_calls'),
+      'judge': str(judge_directory),
+      'judge_step': judging_model.step,
+      'retokenised': retokenise,
+    }
+    workdir.append(directory / 'judged.jsonl', [record])
+    records.append(record)
+  return records
+
+
+def _samples(path: str) -> list[dict[str, Any]]:
+  """Returns the records of a file that `sample` wrote."""
+  if not pathlib.Path(path).exists():
+    raise UserError(f'{path} does not exist: `python -m ardiff_jax.sample --out={path}` writes one')
+  lines = workdir.read_lines(pathlib.Path(path))
+  if not all(isinstance(x, dict) and {'text', 'token_ids'} <= set(x) for x in lines) or not lines:
+    raise UserError(f'{path} holds no samples, lines of JSON with "text" and "token_ids"')
+  return lines
+
+
+def _load(directory: pathlib.Path, settings: Settings):
+  """Returns the model, its method on the rows that are asked for, and how many are drawn."""
+  import ardiff_jax  # after the flags are known to be good
+  from ardiff_jax import method as method_lib
+
+  model = ardiff_jax.load(directory, settings.checkpoint)
   method = model.method
-  if hyperschedule or own_chain:
+  if settings.hyperschedule or settings.own_chain:
     schedule = method.hyperschedule
-    if hyperschedule:
-      schedule = method_lib.parse_hyperschedule(hyperschedule, model.config.data.length)
-    method = method_lib.measured_on(method, schedule, own_chain)
-  return model, method, None if rows == 'all' else rows or model.config.eval.num_samples
+    if settings.hyperschedule:
+      schedule = method_lib.parse_hyperschedule(settings.hyperschedule, model.config.data.length)
+    method = method_lib.measured_on(method, schedule, settings.own_chain)
+  if settings.rows == 'all':
+    return model, method, None
+  return model, method, settings.rows or model.config.eval.num_samples
 
 
-def _score(model, method, num_samples, name: str, packed: Packed) -> dict[str, Any]:
+def _spread(found: list, most: int | None) -> list:
+  """Returns at most so many items, evenly spread."""
+  if most is None or most >= len(found):
+    return found
+  return [found[i * len(found) // most] for i in range(most)]
+
+
+def _named(path: str, encode, found: list, model, too_long: str):
+  """Returns items as rows; an error says which file they are of."""
+  try:
+    return encode(found, model.tokenizer, model.config.data.length, too_long)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from None
+
+
+def _stderr(values_N: np.ndarray) -> float | None:
+  return float(values_N.std(ddof=1) / len(values_N) ** 0.5) if len(values_N) > 1 else None
+
+
+def _score(model, method, num_samples, name: str, packed: Packed, batch_size) -> dict[str, Any]:
   progress = Progress(f'evaluate {name}', len(packed.stream))
   result = model.likelihood(
     packed,
     num_samples=num_samples,
     seed=model.config.seed,
     method=method,
+    batch_size=batch_size,
     report=progress.show,
   )
   progress.close()

@@ -1,24 +1,38 @@
-"""Writes the pictures of the documentation, as PNG and SVG.
+"""Writes the pictures of the documentation, or those of a sweep, as PNG and SVG.
 
   python -m ardiff_jax.figures --out=DIR
 
 hyperschedules    how text comes about under each hyperschedule
 noising           how a sentence dissolves under each noising process
 masks             who attends to whom: one row of a schedule, aligned and shifted, and training
+
+  python -m ardiff_jax.figures --sweep=WORKDIR --out=DIR
+
+perplexity.md     perplexities by method and text, see `ablation.table1`
+quality           what a judge and MAUVE say of generated texts, against their entropy; where the
+                  sweep has several groups of them, quality_GROUP of each
+
+With --sweep, nothing else is written, and of these two what the sweep has measured.
 """
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 
-from ardiff_jax import cli, hyperschedules, noise, plots, rows
+from ardiff_jax import cli, hyperschedules, noise, paths, plots, rows
+from ardiff_jax import workdir as files
+from ardiff_jax.ablation import quality_plots, table1
+from ardiff_jax.ablation import records as lib
 from ardiff_jax.errors import UserError
 from ardiff_jax.models import layouts
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if it is not there.')
+_SWEEP = flags.DEFINE_string('sweep', None, 'Work directory of a sweep, to write its pictures.')
 
 _GALLERY = (
   hyperschedules.autoregressive(16),
@@ -41,7 +55,7 @@ _PROCESSES = {
 
 
 def write(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes the pictures and returns their files.
+  """Writes the pictures of the documentation and returns their files.
 
   Raises:
     UserError: the folder cannot be made or written.
@@ -52,17 +66,56 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
     'noising': plots.noising(_SENTENCE, panels, _TIMES),
     'masks': plots.masks(_attention()),
   }
-  paths = []
+  return _save(folder, figures)
+
+
+def write_sweep(workdir: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
+  """Writes the table and the pictures of a sweep and returns their files.
+
+  Raises:
+    UserError: `workdir` holds no results, damaged ones, or none that are shown here; or the folder
+      cannot be made or written.
+  """
+  path = workdir / 'results.jsonl'
+  if not path.exists():
+    raise UserError(f'--sweep={workdir} holds no results.jsonl: it is no work directory of a sweep')
+  records = lib.newest(files.read_lines(path))
+  done = [record for record in records if not lib.failed(record)]
+  figures, texts = {}, {}
+  if any(record['task'] in ('perplexity', 'released') for record in done):
+    texts['perplexity.md'] = table1.to_markdown(records)
+  generated = [record for record in done if record['task'] == 'generation']
+  groups = lib.distinct(record.get('group') or '' for record in generated)
+  for group in groups:
+    name = re.sub(r'\W+', '_', f'quality {group}') if len(groups) > 1 else 'quality'
+    part = [record for record in generated if (record.get('group') or '') == group]
+    figures[name] = quality_plots.quality_against_diversity(part)
+  if not figures and not texts:
+    raise UserError(
+      f'--sweep={workdir} has no figures of the tasks perplexity, released or generation: of other '
+      'tasks, its results.html has tables and pictures'
+    )
+  return _save(folder, figures, texts)
+
+
+def _save(
+  folder: pathlib.Path, figures: dict[str, Figure], texts: dict[str, str] | None = None
+) -> list[pathlib.Path]:
+  """Writes texts by file name, and figures by name, as PNG and SVG; returns the files."""
+  written = []
   try:
     folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (texts or {}).items():
+      written.append(folder / name)
+      written[-1].write_text(text, encoding='utf-8')
     for name, figure in figures.items():
       png, svg = folder / f'{name}.png', folder / f'{name}.svg'
       figure.savefig(png, dpi=200)
       svg.write_text(plots.to_svg(figure), encoding='utf-8')
-      paths += [png, svg]
+      written += [png, svg]
   except OSError as error:
     raise UserError(f'--out={folder} cannot be written: {error.strerror}') from None
-  return paths
+  return written
 
 
 def _dissolve(process: noise.Process) -> np.ndarray:
@@ -114,7 +167,9 @@ def _panel(layout: layouts.Layout, rules: layouts.Rules) -> plots.MaskPanel:
 def main() -> None:
   if not _OUT.value:
     raise UserError('--out is missing, e.g. --out=figures')
-  for path in write(pathlib.Path(_OUT.value)):
+  folder = pathlib.Path(_OUT.value)
+  written = write_sweep(paths.path_of(_SWEEP.value), folder) if _SWEEP.value else write(folder)
+  for path in written:
     print(path)
 
 

@@ -17,6 +17,7 @@ from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import rng
 from ardiff_jax.data.tokenizers import Tokenizer
 from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation import samples as measures
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.method import Method
 from ardiff_jax.noise import Process
@@ -347,7 +348,7 @@ def generate_texts(
           network_calls=int(result.network_calls),
           redraws=int(result.redraws[i]),
           reveal_step=result.reveal_step[i, : len(ids)].tolist(),
-          entropy=entropy(ids[free[: len(ids)]]),
+          entropy=measures.entropy(ids[free[: len(ids)]]),
           seconds=seconds,
           sampler=sampler,
           hyperschedule=method.hyperschedule.name,
@@ -362,13 +363,6 @@ def generate_texts(
     if report:
       report(len(samples))
   return samples
-
-
-def entropy(ids: np.ndarray) -> float:
-  """Returns the nats of the frequencies of tokens, int[n]; 0 for none."""
-  _, counts = np.unique(ids, return_counts=True)
-  share = counts / max(counts.sum(), 1)
-  return float(-(share * np.log(share)).sum())
 
 
 def _end(ids: np.ndarray, free: np.ndarray, eos_id: int) -> int:

@@ -303,12 +303,14 @@ class Model:
     num_samples: int | None,
     seed: int,
     method: Method | None = None,
+    batch_size: int | None = None,
     report: Callable[[int, str, float], None] | None = None,
   ) -> Likelihood:
     """Returns the likelihood of packed text; arguments as in `likelihood.measure`, where `method`
-    may be the model's on another hyperschedule, see `method.on_schedule`."""
+    may be the model's on another hyperschedule, see `method.on_schedule`, and `batch_size` is
+    config.eval.batch_size if None."""
     self._check_not_latent()
-    batch_size = min(self.config.eval.batch_size, len(packed))
+    batch_size = min(batch_size or self.config.eval.batch_size, len(packed))
     return likelihood.measure(
       method or self.method,
       self.params,

@@ -31,3 +31,18 @@ def low_discrepancy(key: jax.Array, n: int) -> jax.Array:
   """
   shift = jax.random.uniform(key)
   return jax.numpy.mod(shift + jax.numpy.arange(n, dtype=jax.numpy.float32) / n, 1.0)
+
+
+def golden(key: jax.Array, numbers: jax.Array) -> jax.Array:
+  """Returns float32[...] in [0, 1): multiples of the golden ratio modulo 1 under one random shift.
+
+  Each entry alone is uniform, and those of neighbouring numbers cover [0, 1) evenly. Unlike one of
+  `low_discrepancy`, an entry does not depend on those beside it.
+
+  Args:
+    key: of the shift.
+    numbers: int32[...].
+  """
+  shift = jax.random.bits(key, dtype=jax.numpy.uint32)
+  turns = jax.numpy.asarray(numbers).astype(jax.numpy.uint32) * jax.numpy.uint32(2654435769) + shift
+  return (turns >> 8).astype(jax.numpy.float32) * 2.0**-24  # 2654435769 / 2^32: the ratio

@@ -123,7 +123,8 @@ def main() -> None:
   for sample in samples:
     trace = {'steps': sample.trace_steps, 'canvases': sample.trace.tolist()}
     made = dataclasses.asdict(dataclasses.replace(sample, trace=None))
-    records.append(made | {'prompt': _PROMPT.value, 'step': model.step, 'trace': trace})
+    made |= {'prompt': _PROMPT.value, 'step': model.step, 'dtype': model.config.model.dtype}
+    records.append(made | {'trace': trace})
   workdir.append(out, records)
   for number, sample in enumerate(samples):
     print(f'--- sample {number + 1} of {len(samples)}\n{sample.text}')

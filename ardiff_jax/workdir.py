@@ -2,7 +2,7 @@
 
 config.json    config, tokenizer and corpus of the run, written once
 checkpoints/   see training.checkpointing
-metrics.jsonl, eval.jsonl, samples.jsonl    one JSON object per line
+metrics.jsonl, samples.jsonl, eval.jsonl, ... of `evaluate`    one JSON object per line
 tensorboard/   event files
 profile/       traces of training steps
 report.html    the page made of all these

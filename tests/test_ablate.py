@@ -10,7 +10,7 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 
 import ardiff_jax
-from ardiff_jax import workdir
+from ardiff_jax import method, workdir
 from ardiff_jax.ablation import orders, refinements, results, revisions, tasks
 from ardiff_jax.ablation import sweep as sweep_lib
 from ardiff_jax.ablation.models import Models
@@ -283,16 +283,31 @@ def test_a_sweep_refuses(finished, tmp_path):
   )
 
 
-@pytest.mark.parametrize('name', ['gate', 'any_order', 'draft_refine'])
+ABLATIONS = (
+  'hyperschedule epsilon visible_weight gamma alignment context levels eta steps tokenizer'
+)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('gate.py', 'any_order.py', 'draft_refine.py', 'table1.py', 'table1.py:400'),
+    *(f'ablations.py:{name}' for name in ABLATIONS.split()),
+    'ablations.py:epsilon,400',
+  ],
+)
 def test_the_shipped_sweeps_name_what_there_is(name):
-  """Every model, setting and task of configs/sweeps exists."""
-  sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/{name}.py')
+  """Every model, setting and task of configs/sweeps exists, and every method can be built."""
+  sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/{name}')
   assert sweep_lib.check(sweep)
   for model in sweep.models.values():
     config = sweep_lib.read_config(f'{ROOT}/{model.config}')
     config.update(sweep.common)
     config.update(model.override)
     assert not model.get('per_seed') or 'seed' not in model.override
+    method.build(config, vocab_size=300, bos_id=0, eos_id=1)
+  if ':' in name and name.endswith('400'):
+    assert sweep.common.train.steps == 400
   config = sweep_lib.read_config(f'{ROOT}/configs/gate.py:tiny')
   for run in sweep.runs.values():
     config.revision.update(run.get('revision', {}))

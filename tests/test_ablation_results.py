@@ -1,25 +1,19 @@
-"""Results of made-up sweeps: figures checked by hand, pictures against what they are given."""
+"""Results of made-up sweeps: tables and pages, with figures checked by hand."""
 
 import base64
 import csv
 import json
 import os
-import re
 
 import matplotlib as mpl
-import numpy as np
 import pytest
-from matplotlib.collections import FillBetweenPolyCollection, QuadMesh
 from test_report import Page
 
-from ardiff_jax import plots as pictures
-from ardiff_jax.ablation import plots, results
+from ardiff_jax.ablation import quality_plots, results
 from ardiff_jax.ablation import records as lib
 from ardiff_jax.errors import UserError
 
 NAMES = ('learned gate', 'linear gate', 'prior alone')
-
-T_3 = 4.302652729911275  # 97.5 % of Student's t of two degrees of freedom
 
 
 def repair(name, seed=0, corrupted=0.15, group='methods', model='gate', **metrics):
@@ -44,6 +38,12 @@ def failure(name, error, **fields):
   record = repair(name, **fields)
   del record['metrics']
   return record | {'error': error}
+
+
+def generated(name, seed=0, temperature=1.0, group='texts', flag=None, refused=None, **metrics):
+  record = repair(name, seed, group=group, **metrics)
+  settings = {'temperature': temperature}
+  return record | {'task': 'generation', 'settings': settings, 'flag': flag, 'refused': refused}
 
 
 def course(base, live=(1.0, 1.0, 0.5, 0.0)):
@@ -310,7 +310,7 @@ def test_nothing_is_fetched(tmp_path):
 def test_the_draft_is_drawn_in_groups_that_did_not_take_it(tmp_path, monkeypatch):
   drawn = []
   monkeypatch.setattr(
-    plots,
+    quality_plots,
     'quality_against_calls',
     lambda records, shown: drawn.append(records) or mpl.figure.Figure(),
   )
@@ -319,6 +319,44 @@ def test_the_draft_is_drawn_in_groups_that_did_not_take_it(tmp_path, monkeypatch
   own, borrowed = drawn
   assert sum(record['name'] == lib.UNREVISED for record in own) == 6
   assert [record['name'] for record in borrowed] == ['learned gate', *[lib.UNREVISED] * 6]
+
+
+def test_what_to_beware_of_stands_once_below_its_table(tmp_path):
+  loops, few = 'samples are <loops>', '64 and 64 texts: too few'
+  records = [
+    generated('learned gate', 0, 0.7, flag=loops, refused=few, judge_nats=1.0, entropy=2.0),
+    generated('learned gate', 1, 0.7, flag=loops, refused=few, judge_nats=1.1, entropy=2.0),
+    generated('learned gate', 0, 1.0, refused=few, judge_nats=3.0, entropy=4.0),
+    generated('linear gate', 0, 0.7, flag=loops, judge_nats=1.0, entropy=2.0),
+    generated('linear gate', 0, 1.0, flag=loops, judge_nats=1.0, entropy=2.0),
+    failure('linear gate', 'no', seed=1) | {'task': 'generation', 'group': 'texts'},
+    generated('oracle', group='others', judge_nats=3.0, entropy=4.0, mauve=0.5),
+  ]
+  page = write(tmp_path, records)
+  places = f'learned gate (temperature 0.7), linear gate: {loops}', f'learned gate: {few}'
+  text = (tmp_path / 'results.md').read_text()
+  table, rest = text.split('## generation: texts\n', 1)[1].split('\n\n- beware: ', 1)
+  assert table.count('\n|') == 2 + 5
+  assert rest.startswith(f'{places[0]}\n- beware: {places[1]}\n\n## generation: others\n')
+  assert rest.count('beware') == 1
+  for place in places:
+    assert page.text.count(f'Beware: {place}') == 1
+  assert {title for title in images(page) if title.startswith('Quality')} == {
+    'Quality against diversity, generation: texts',
+    'Quality against diversity, generation: others',
+  }
+
+
+def test_warnings_that_differ_in_their_numbers_are_one():
+  records = [
+    generated('a', 0, 0.7, flag='an entropy of 2.31 nats, below 3.20 of 99 %', judge_nats=1.0),
+    generated('a', 1, 0.7, flag='an entropy of 12.05 nats, below 3.20 of 99 %', judge_nats=1.0),
+    generated('b', 0, 0.7, flag='an entropy of 9.00 nats, below 3.20 of 99 %', judge_nats=1.0),
+    generated('b', 0, 1.0, judge_nats=1.0),
+  ]
+  (table,) = results.to_tables(records)
+  said = 'an entropy of 2.31 to 12.05 nats, below 3.20 of 99 %'
+  assert table.warnings == [f'a, b (temperature 0.7): {said}']
 
 
 def test_text_is_escaped(tmp_path):
@@ -385,196 +423,3 @@ def test_figures_that_are_none_are_no_figures():
     assert lib.metric(repair('a', f1=value), 'f1') is None
   assert lib.mean([repair('a')], 'f1') == (None, None)
   assert lib.mean([repair('a', f1=0.5), repair('a', f1=float('nan'))], 'f1') == (0.5, None)
-
-
-def points(axes):
-  """Of each method with error bars: x, y and the half widths of the upright ones."""
-  found = {}
-  for container in axes.containers:
-    line, _, bars = container.lines
-    widths = [s[1, 1] - s[0, 1] if len(s) else np.nan for s in bars[1].get_segments()]
-    found[container.get_label()] = (*line.get_data(), np.array(widths) / 2)
-  return found
-
-
-def test_quality_is_drawn_against_calls():
-  figure = plots.quality_against_calls(sweep())
-  nats_ar, nats_diffusion, entropy_ar, _ = figure.axes
-  assert [axes.get_title() for axes in figure.axes[:2]] == ['draft: ar', 'draft: diffusion']
-  for axes in (nats_ar, nats_diffusion):
-    drawn = points(axes)
-    assert list(drawn) == list(NAMES)
-    for rank, name in enumerate(NAMES):
-      calls, nats, errors = drawn[name]
-      np.testing.assert_allclose(calls, [4 - rank, 16 - rank])
-      np.testing.assert_allclose(nats, [4.9 - rank] * 2)  # 5, 4.9 and 4.8
-      np.testing.assert_allclose(errors, [T_3 * 0.1 / 3**0.5] * 2, rtol=1e-6)
-    (across,) = (line for line in axes.lines if line.get_label() == lib.UNREVISED)
-    np.testing.assert_allclose(across.get_ydata(), [6.1, 6.1])
-    assert axes.get_xscale() == 'log'
-  np.testing.assert_allclose(points(entropy_ar)['linear gate'][1], [4.0, 4.0])
-  low, high = nats_ar.get_xlim()
-  assert low <= 2.0 and high >= 16.0
-  (legend,) = figure.legends
-  assert [text.get_text() for text in legend.get_texts()] == [*NAMES, lib.UNREVISED]
-
-
-def test_one_seed_has_no_error_bars():
-  records = [draft('learned gate', steps=s, judge_nats=3.0, calls=float(s)) for s in (4, 8)]
-  _, nats, errors = points(plots.quality_against_calls(records).axes[0])['learned gate']
-  np.testing.assert_array_equal(nats, [3.0, 3.0])
-  assert np.isnan(errors).all()
-
-
-def test_edit_maps_are_means_over_seeds_on_one_scale():
-  first = {'edit_map': [[0.0, 0.2, 0.4], [0.1, 0.1, 0.0]]}
-  second = {'edit_map': [[0.2, 0.2, 0.0], [0.1, 0.3, 0.0]]}
-  last = {'edit_map': [[0.0, 0.0, 0.0], [0.0, 0.8, 0.0]]}
-  records = [
-    repair('learned gate', 0) | first,
-    repair('learned gate', 1) | second,
-    repair('learned gate', 2) | {'edit_map': [[0.9, 0.9]]},  # of other steps
-    repair('linear gate', 0) | last,
-    failure('prior alone', 'no') | last,
-    repair('oracle', 0),
-  ]
-  figure = plots.edit_map(records)
-  left, right, bar = figure.axes
-  assert (left.get_title(), right.get_title()) == ('learned gate', 'linear gate')
-  meshes = [next(x for x in a.collections if isinstance(x, QuadMesh)) for a in (left, right)]
-  np.testing.assert_allclose(meshes[0].get_array(), [[0.1, 0.2, 0.2], [0.1, 0.2, 0.0]])
-  np.testing.assert_allclose(meshes[1].get_array(), last['edit_map'])
-  assert [mesh.get_clim() for mesh in meshes] == [(0.0, 0.8)] * 2
-  assert bar.get_ylabel() == 'share of texts edited there'
-  low, high = left.get_ylim()
-  assert (low, high) == (2.5, 0.5)  # steps run downward
-  corners = meshes[0].get_coordinates()
-  np.testing.assert_allclose(corners[0, :, 0], [0, 1 / 3, 2 / 3, 1])
-  np.testing.assert_allclose(corners[:, 0, 1], [0.5, 1.5, 2.5])
-
-
-def test_signals_are_means_and_deviations_of_live_steps():
-  records = [
-    repair('learned gate', 0) | {'signals': course(1.0)},
-    repair('learned gate', 1) | {'signals': course(2.0, live=(1.0, 1.0, 0.0, 0.0))},
-    repair('linear gate', 0) | {'signals': course(5.0)},
-  ]
-  figure = plots.signals(records)
-  titles = [axes.get_title() for axes in figure.axes]
-  assert titles == [title for title, _ in plots._SIGNALS.values()] + ['']
-  for number, axes in enumerate(figure.axes[:5]):
-    lines = {line.get_label(): line.get_data() for line in axes.lines}
-    steps, mean = lines['learned gate']
-    expected = [1.5 + number, 1.6 + number, 1.2 + number]  # the third step of one seed alone
-    np.testing.assert_array_equal(steps, [1, 2, 3])
-    np.testing.assert_allclose(mean, expected)
-    np.testing.assert_allclose(lines['linear gate'][1], [5 + number + x for x in (0, 0.1, 0.2)])
-    bands = [x for x in axes.collections if isinstance(x, FillBetweenPolyCollection)]
-    vertices = bands[0].get_paths()[0].vertices
-    for step, value in zip(steps, expected, strict=True):
-      heights = vertices[vertices[:, 0] == step, 1]
-      np.testing.assert_allclose([heights.min(), heights.max()], [0.5 * value, 1.5 * value])
-
-
-def test_signals_without_some_or_with_other_steps_are_drawn():
-  short = {'entropy_mean': [1.0, None], 'live': [1.0, 1.0]}
-  records = [repair('a', 0) | {'signals': short}, repair('b', 0) | {'signals': course(1.0)}]
-  entropy, margin, *_ = plots.signals(records).axes
-  a, b = entropy.lines
-  assert (list(a.get_xdata()), list(a.get_ydata())) == ([1], [1.0])
-  assert len(b.get_xdata()) == 3
-  assert not len(margin.lines[0].get_xdata())
-
-
-def test_radar_draws_the_means_and_what_is_spared():
-  figures = {'fixed': 0.6, 'precision': 0.9, 'recall': 0.7, 'auc': 0.8}
-  records = [
-    repair('learned gate', 0, f1=0.4, harmed=0.1, **figures),
-    repair('learned gate', 1, f1=0.6, harmed=0.3, **figures),
-    repair('linear gate', 0, fixed=0.2),
-  ]
-  (axes,) = plots.radar(records).axes
-  assert [label.get_text() for label in axes.get_xticklabels()] == [
-    *('fixed', '1 − harmed', 'precision', 'recall', 'F1', 'AUC')
-  ]
-  full, sparse = axes.lines
-  np.testing.assert_allclose(full.get_xdata()[:-1], np.arange(6) * np.pi / 3)
-  np.testing.assert_allclose(full.get_ydata(), [0.6, 0.8, 0.9, 0.7, 0.5, 0.8, 0.6])
-  np.testing.assert_array_equal(sparse.get_ydata(), [0.2, *[np.nan] * 5, 0.2])
-  with pytest.raises(ValueError, match=r'\[0\.15, 0\.3\]'):
-    plots.radar([*records, repair('learned gate', corrupted=0.3)])
-
-
-def test_bars_are_means_with_errors_for_each_share():
-  oracle = repair('oracle', corrupted=0.3, f1=1.0)
-  figure = plots.bars([*sorted(sweep(), key=lambda r: -r['settings'].get('corrupted', 0)), oracle])
-  f1, harmed = figure.axes
-  assert [label.get_text() for label in f1.get_yticklabels()] == [*NAMES, 'oracle']
-  assert [bars.get_label() for bars in f1.containers if bars.get_label()[0] != '_'] == [
-    '5% corrupted',
-    '30% corrupted',
-  ]
-  low, high = (bars for bars in f1.containers if hasattr(bars, 'patches'))
-  np.testing.assert_allclose([p.get_width() for p in low], [0.76, 0.66, 0.56, np.nan])
-  np.testing.assert_allclose([p.get_width() for p in high], [0.51, 0.41, 0.31, 1.0])
-  (errors,) = high.errorbar.lines[2]
-  lengths = [s[1, 0] - s[0, 0] for s in errors.get_segments() if len(s)]
-  np.testing.assert_allclose(lengths[:3], [2 * T_3 * 0.01 / 3**0.5] * 3, rtol=1e-6)
-  widths = [p.get_width() for p in next(b for b in harmed.containers if hasattr(b, 'patches'))]
-  np.testing.assert_allclose(widths, [0.01, 0.02, 0.03, np.nan])
-  centers = np.array([[p.get_y() + p.get_height() / 2 for p in bars] for bars in (low, high)])
-  np.testing.assert_allclose(centers.mean(axis=0), range(4), atol=1e-9)
-  assert f1.get_ylim()[0] > f1.get_ylim()[1]  # the first method on top
-
-
-def many(count):
-  return [
-    repair(f'method {i}', f1=0.5) | {'signals': course(i), 'edit_map': [[0.1]]}
-    for i in range(count)
-  ]
-
-
-def test_of_many_methods_eight_are_shown_and_it_is_said():
-  records = many(10)
-  for draw in (plots.signals, plots.radar):
-    axes = draw(records).axes[0]
-    assert [line.get_label() for line in axes.lines] == [f'method {i}' for i in range(8)]
-  assert plots.radar(records).legends[0].get_title().get_text() == '8 of 10 methods'
-  assert plots.signals(records).axes[-1].get_legend().get_title().get_text() == '8 of 10 methods'
-  assert plots.edit_map(records).get_suptitle() == '8 of 10 methods'
-  assert plots.radar(many(8)).legends[0].get_title().get_text() == ''
-  assert len(plots.bars(records).axes[0].get_yticklabels()) == 10
-
-
-def test_shown_methods_look_as_their_place_says():
-  shown = ['method 9', 'elsewhere', 'method 2']
-  for draw in (plots.signals, plots.radar):
-    lines = draw(many(10), shown).axes[0].lines
-    looks = [plots.Look(line.get_color(), line.get_marker()) for line in lines]
-    assert [line.get_label() for line in lines] == ['method 9', 'method 2']
-    assert looks == [plots._LOOKS[0], plots._LOOKS[2]]
-  titles = [axes.get_title() for axes in plots.edit_map(many(10), shown).axes]
-  assert titles == ['method 9', 'method 2', '']
-  with pytest.raises(ValueError, match='9 methods'):
-    plots.radar(many(10), [f'method {i}' for i in range(9)])
-
-
-def test_methods_differ_in_colour_and_in_marker():
-  assert len(plots._LOOKS) == plots.MAX_METHODS
-  assert all(len(set(part)) == plots.MAX_METHODS for part in zip(*plots._LOOKS, strict=True))
-
-
-@pytest.mark.parametrize(
-  'draw', [plots.quality_against_calls, plots.edit_map, plots.signals, plots.radar, plots.bars]
-)
-def test_no_records_are_said_to_be_none(draw):
-  figure = draw([failure('learned gate', 'no')])
-  assert 'no records yet' in [text.get_text() for axes in figure.axes for text in axes.texts]
-
-
-def test_pictures_leave_no_state_and_are_the_same_again():
-  before = dict(mpl.rcParams)
-  first = pictures.to_svg(plots.bars(sweep()))
-  assert dict(mpl.rcParams) == before
-  assert first == pictures.to_svg(plots.bars(sweep()))
-  assert re.search(r'<svg [^>]*viewBox', first)

@@ -10,7 +10,7 @@ import ardiff_jax
 from ardiff_jax import evaluate
 from ardiff_jax.data.tokenizers import ByteTokenizer
 from ardiff_jax.errors import UserError
-from ardiff_jax.evaluation import choices
+from ardiff_jax.evaluation import choices, tables
 from ardiff_jax.evaluation.choices import Item
 from ardiff_jax.training.loop import train
 
@@ -45,8 +45,8 @@ def test_all_forms_are_read(tmp_path):
     ('{"query": "a", "choices": ["b", "c"], "gold": 2}', r'line 2 .*2 is not in 0\.\.1'),
     ('{"query": "a", "choices": ["b"], "gold": 0}', 'line 2 .*at least two'),
     ('{"query": "a", "choices": ["b", 3], "gold": 0}', 'line 2 .*all of them text'),
-    ('["a"]', 'line 2 is no multiple choice'),
-    ('no json', 'line 2 is no multiple choice'),
+    ('["a"]', 'line 2 is not a multiple choice'),
+    ('no json', 'line 2 is not a multiple choice'),
   ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
@@ -80,10 +80,23 @@ def test_rows_count_the_choice_and_give_the_rest(tmp_path):
     *[' was full.'] * 2,
   ]
   assert (rows.tokens[3, len('He sat up the sky.') :] == BYTES.eos_id).all()
-  short = choices.encode(items, BYTES, 20)
+  short = choices.encode(items, BYTES, 20, 'skip')
   assert [item.choices[0] for item in short.items] == ['up the sky.']
   with pytest.raises(UserError, match='no item fits'):
-    choices.encode(items, BYTES, 5)
+    choices.encode(items, BYTES, 5, 'skip')
+  with pytest.raises(UserError, match=r'item 1 has 21 tokens, and the model takes 20: .*skip'):
+    choices.encode(items, BYTES, 20)
+
+
+def test_cut_rows_lack_the_beginning_of_the_context(tmp_path):
+  items = choices.read(write(tmp_path / 'items.jsonl', RECORDS))
+  rows = choices.encode(items, BYTES, 20, 'cut')
+  whole = choices.encode(items, BYTES, 40)
+  assert rows.items == items and rows.cut == 2 and whole.cut == 0
+  for row, counted, full, marked in zip(*rows[1:3], *whole[1:3], strict=True):
+    assert (row[counted] == full[marked]).all()
+    ours, theirs = (bytes(x[x < 256].tolist()) for x in (row, full))
+    assert theirs.endswith(ours) and len(ours) == min(len(theirs), 20)
 
 
 def test_score_counts_the_least_nats_and_shares_ties():
@@ -112,19 +125,20 @@ def test_a_model_that_knows_the_text_chooses_it(name, tmp_path, text_file):
     for j in range(4)
   ]
   path = write(tmp_path / 'sums.jsonl', [*records, RECORDS[2]])
-  (record,) = evaluate.choose(tmp_path / 'run', [str(path)], rows=8)
+  (record,) = evaluate.choose(
+    tmp_path / 'run', [str(path)], too_long='skip', settings=evaluate.Settings(rows=8)
+  )
   assert record['items'] == 16 and record['too_long'] == 1 and record['chance'] == 0.5
   assert record['accuracy'] > 0.8
   (few,) = evaluate.choose(tmp_path / 'run', [str(path)], max_items=4)
   assert few['items'] == 4
-  assert '| sums | 4 | 0 |' in evaluate.format_choices([few])
+  assert '| sums.jsonl | 4 | 0 |' in tables.of_choices([few])
   assert len((tmp_path / 'run' / 'choices.jsonl').read_text().splitlines()) == 2
 
   model = ardiff_jax.load(tmp_path / 'run')
-  rows = choices.encode(choices.read(path), model.tokenizer, 32)
-  if name != 'mdlm':  # exact: whatever the batch
-    nats = [
-      model.sequence_nats(rows.tokens, rows.counted, num_samples=1, seed=0, batch_size=size)
-      for size in (3, 16)
-    ]
-    np.testing.assert_allclose(*nats, rtol=1e-5)
+  rows = choices.encode(choices.read(path), model.tokenizer, 32, 'skip')
+  nats = [
+    model.sequence_nats(rows.tokens, rows.counted, num_samples=1, seed=0, batch_size=size)
+    for size in (1, 16)
+  ]
+  np.testing.assert_allclose(*nats, rtol=1e-5)

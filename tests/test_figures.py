@@ -1,6 +1,7 @@
 """Pictures: what is drawn is what the schedule or the records say."""
 
 import copy
+import json
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
+from test_ablation_results import failure, generated
+from test_table1 import released, scored
 
 from ardiff_jax import figures, plots
 from ardiff_jax.errors import UserError
@@ -235,13 +238,61 @@ def test_unwritable_folder_is_refused(tmp_path):
     figures.write(tmp_path / 'file' / 'below')
 
 
+def sweep_in(folder, records):
+  folder.mkdir(exist_ok=True)
+  (folder / 'results.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
+  return folder
+
+
+def test_a_sweep_has_its_table_and_picture(tmp_path):
+  old = scored('MDLM', nats=9.0)
+  text = generated('MDLM', judge_nats=3.0, entropy=4.0)
+  sweep = sweep_in(tmp_path / 'sweep', [old, text, scored('MDLM', nats=2.0)])
+  paths = figures.write_sweep(sweep, tmp_path / 'new' / 'folder')
+  assert [p.name for p in paths] == ['perplexity.md', 'quality.png', 'quality.svg']
+  assert '| MDLM | **≤ 7.39** |' in paths[0].read_text(encoding='utf-8')  # the last counts
+  assert paths[1].read_bytes().startswith(b'\x89PNG') and '</svg>' in paths[2].read_text()
+  again = figures.write_sweep(sweep, tmp_path / 'again')
+  assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
+
+
+def test_a_sweep_has_what_it_has_measured(tmp_path):
+  texts = [generated('MDLM', group=x, judge_nats=3.0, entropy=4.0) for x in ('steps', 'η, 2')]
+  no_rows = failure('MDLM', 'no') | {'task': 'perplexity', 'settings': {'data': 'valid'}}
+  for name, records, expected in (
+    ('table', [scored('MDLM')], ['perplexity.md']),
+    ('rates', [released()], ['perplexity.md']),
+    ('texts', [texts[0], no_rows], ['quality.png', 'quality.svg']),
+    ('both', texts, [f'quality_{x}' for x in ('steps.png', 'steps.svg', 'η_2.png', 'η_2.svg')]),
+  ):
+    paths = figures.write_sweep(sweep_in(tmp_path / name, records), tmp_path / 'out')
+    assert [p.name for p in paths] == expected
+
+
+def test_a_sweep_without_figures_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r'--sweep=.*nowhere holds no results\.jsonl'):
+    figures.write_sweep(tmp_path / 'nowhere', tmp_path / 'out')
+  others = [failure('MDLM', 'no') | {'task': 'generation'}, scored('MDLM') | {'task': 'drafts'}]
+  for records in ([], others):
+    with pytest.raises(UserError, match='no figures of the tasks perplexity, released or gen'):
+      figures.write_sweep(sweep_in(tmp_path / 'sweep', records), tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize(
-  'flag, status, text',
-  [('--out={}', 0, 'hyperschedules.svg'), (None, 2, 'error: --out is missing, e.g. --out=figures')],
+  'flags, status, text',
+  [
+    (['--out={}'], 0, 'hyperschedules.svg'),
+    ([], 2, 'error: --out is missing, e.g. --out=figures'),
+    (['--sweep={}/sweep', '--out={}'], 0, 'perplexity.md\n'),
+    (['--sweep={}', '--out={}'], 2, 'error: --sweep='),
+  ],
 )
-def test_command(tmp_path, flag, status, text):
-  command = [sys.executable, '-m', 'ardiff_jax.figures', *([flag.format(tmp_path)] if flag else [])]
+def test_command(tmp_path, flags, status, text):
+  sweep_in(tmp_path / 'sweep', [scored('MDLM')])
+  command = [sys.executable, '-m', 'ardiff_jax.figures', *(x.format(tmp_path) for x in flags)]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == status
   assert text in done.stdout + done.stderr
   assert 'Traceback' not in done.stderr
+  assert ('hyperschedules' in done.stdout) == ('hyperschedules' in text)

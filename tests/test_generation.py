@@ -7,6 +7,7 @@ from conftest import ROOT
 from ardiff_jax import generation, samplers
 from ardiff_jax.data.tokenizers import ByteTokenizer
 from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation import samples as measures
 from ardiff_jax.hyperschedules import any_order, block
 
 BYTES = ByteTokenizer('byte', {})
@@ -61,9 +62,9 @@ def test_wrong_arrays_are_refused(tokens, given, message):
 
 
 def test_entropy_of_frequencies():
-  assert generation.entropy(np.array([7, 7, 7])) == 0.0
-  assert generation.entropy(np.array([], int)) == 0.0
-  np.testing.assert_allclose(generation.entropy(np.array([1, 2, 1, 2])), np.log(2))
+  assert measures.entropy(np.array([7, 7, 7])) == 0.0
+  assert measures.entropy(np.array([], int)) == 0.0
+  np.testing.assert_allclose(measures.entropy(np.array([1, 2, 1, 2])), np.log(2))
 
 
 # Texts.

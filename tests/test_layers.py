@@ -13,12 +13,13 @@ LAYERS = [
   {'models'},
   {'objectives', 'sampling'},
   {'bounds', 'method', 'plots'},
-  {'evaluation', 'report', 'figures', 'samplers'},
+  {'evaluation', 'report', 'samplers'},
   {'training', 'generation'},
   {'refinement'},
   {'model', 'bench', 'checkpoints'},
+  {'judging'},
   {'ablation'},
-  {'ablate', 'train', 'evaluate', 'sample', 'refine', 'compare'},
+  {'ablate', 'train', 'evaluate', 'sample', 'refine', 'compare', 'figures'},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

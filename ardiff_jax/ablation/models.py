@@ -8,7 +8,9 @@ import numpy as np
 import ardiff_jax
 from ardiff_jax.data.packing import Packed, pack
 from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation import sets
 from ardiff_jax.evaluation.text import training_corpus
+from ardiff_jax.judging import reading
 from ardiff_jax.model import Model
 
 
@@ -31,16 +33,23 @@ class Models:
       self._loaded[directory] = ardiff_jax.load(directory)
     return self._loaded[directory]
 
+  def text(self, name: str, seed: int, data: str) -> Packed:
+    """Returns 'valid', or what `sets.read` takes, as a model reads it."""
+    model, directory = self(name, seed), self._directory_of(name, seed)
+    key = data, str(model.config.data), frozenset(model.tokenizer.files.items())
+    if key not in self._texts:
+      if data != 'valid':
+        documents = sets.read(data)
+      elif (corpus := training_corpus(directory, model.config)) is not None:
+        documents = corpus.valid
+      else:
+        raise UserError(f'{directory} was imported and has no validation text of its own')
+      self._texts[key] = pack(documents, model.tokenizer, model.config.data.length)
+    return self._texts[key]
+
   def valid_texts(self, name: str, seed: int, count: int) -> np.ndarray:
     """Returns int32[N, L], other validation texts for every seed."""
-    model, directory = self(name, seed), self._directory_of(name, seed)
-    key = str(model.config.data), frozenset(model.tokenizer.files.items())
-    if key not in self._texts:
-      corpus = training_corpus(directory, model.config)
-      if corpus is None:
-        raise UserError(f'{directory} was imported and has no validation text of its own')
-      self._texts[key] = pack(corpus.valid, model.tokenizer, model.config.data.length)
-    valid = self._texts[key]
+    valid = self.text(name, seed, 'valid')
     shift = np.random.default_rng(seed).random()
     rows = (len(valid) * (np.arange(count) + shift) / count).astype(int)
     return np.stack([valid[int(row)]['tokens'] for row in rows])
@@ -50,19 +59,16 @@ def judge_of(models: Models, judge: str, model: Model, seed: int) -> Model:
   """Returns the model of the sweep that judges another.
 
   Raises:
-    UserError: it has another tokenizer.
+    UserError: it cannot.
   """
-  judging = models(judge, seed)
-  if judging.tokenizer.files != model.tokenizer.files:
-    raise UserError(f'judge {judge!r} has another tokenizer than the model')
-  return judging
+  judging_model = models(judge, seed)
+  reading.check(judging_model, model.tokenizer, model.config.data.length)
+  return judging_model
 
 
 def judge_nats(models: Models, judge: str, model: Model, seed: int, tokens: np.ndarray) -> float:
   """Returns the nats per token that `judge_of` gives to int32[N, L]."""
-  judging = judge_of(models, judge, model, seed)
-  packed = Packed(tokens.reshape(-1), tokens.shape[1], 0)
-  return judging.likelihood(packed, num_samples=None, seed=0).nll_per_token
+  return float(reading.nats(judge_of(models, judge, model, seed), tokens).mean())
 
 
 def plain(metrics: dict[str, Any]) -> dict[str, float]:

@@ -13,12 +13,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from rouge_score import rouge_scorer
 
-from ardiff_jax import generation as generation_lib
 from ardiff_jax import method as method_lib
-from ardiff_jax.ablation.models import Models, judge_nats, plain
+from ardiff_jax.ablation.models import Models, judge_of, plain
 from ardiff_jax.data.packing import Packed
 from ardiff_jax.evaluation import choices as choices_lib
-from ardiff_jax.evaluation import samples as measures
+from ardiff_jax.judging import generated
 
 _ROUGE = 'rouge1', 'rouge2', 'rougeL'
 
@@ -68,7 +67,7 @@ def choices(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> di
   items = choices_lib.read(settings['file'])
   few = np.random.default_rng(seed).permutation(len(items))[: run.max_items]
   rows = choices_lib.encode(
-    [items[i] for i in sorted(few)], model.tokenizer, model.config.data.length
+    [items[i] for i in sorted(few)], model.tokenizer, model.config.data.length, 'skip'
   )
   nats = model.sequence_nats(rows.tokens, rows.counted, num_samples=run.num_rows or None, seed=seed)
   score = choices_lib.score(rows.items, nats)
@@ -87,21 +86,18 @@ def generation(models: Models, run: ConfigDict, settings: Mapping, seed: int) ->
   model = models(run.model, seed)
   samples = model.sample(run.num_texts, seed=seed, **_sampling(run, settings))
   tokens = np.array([sample.token_ids for sample in samples], np.int32)
-  return _figures(
-    {
-      'judge_nats': judge_nats(models, run.judge, model, seed, tokens),
-      'entropy': np.mean([generation_lib.entropy(row) for row in tokens]),
-      'distinct_2': measures.distinct(tokens, 2),
-      'repeats': measures.repeats(tokens),
-      'calls': samples[0].network_calls,
-    }
-  )
+  judge = judge_of(models, run.judge, model, seed)
+  real = models.valid_texts(run.model, seed, 2 * run.num_texts)
+  metrics = generated.measure(judge, tokens, real)
+  notes = {name: metrics.pop(name) for name in ('flag', 'refused')}
+  metrics = {name: value for name, value in metrics.items() if value is not None}
+  return _figures(metrics | {'calls': samples[0].network_calls}) | notes
 
 
 def _sampling(run: ConfigDict, settings: Mapping) -> dict[str, Any]:
   """Arguments of `Model.sample` that the settings, or else the run, name."""
   named = {**run.get('sampling', ConfigDict()), **settings}
-  known = ('sampler', 'steps', 'hyperschedule', 'temperature')
+  known = ('sampler', 'steps', 'hyperschedule', 'temperature', 'eta')
   return {name: named[name] for name in known if named.get(name) is not None}
 
 

@@ -7,8 +7,8 @@ sweep goes over; those that make a method what it is are in results.csv.
 import base64
 import csv
 import io
-import json
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,16 +18,27 @@ from matplotlib.figure import Figure
 from ardiff_jax import paths, refinement
 from ardiff_jax import plots as pictures
 from ardiff_jax import workdir as files
-from ardiff_jax.ablation import plots
+from ardiff_jax.ablation import looks, markdown, quality_plots, revision_plots
 from ardiff_jax.ablation import records as lib
 from ardiff_jax.ablation.records import UNREVISED, Record
 from ardiff_jax.errors import UserError
 from ardiff_jax.report import traces
 
 _COLUMNS = {  # of the tables: title, figures after the point; other metrics come after these
+  'perplexity': ('perplexity ↓', 2),
+  'released_perplexity': ('by the released weighting', 2),
+  'bits_per_byte': ('bits/byte ↓', 3),
   'judge_nats': ('judge nats/token ↓', 3),
+  'judge_perplexity': ('judge perplexity ↓', 1),
+  'mauve': ('MAUVE ↑', 3),
+  'mauve_real': ('MAUVE of real text', 3),
   'entropy': ('entropy', 3),
+  'real_entropy': ('entropy of real text', 3),
+  'distinct_1': ('distinct-1', 3),
   'distinct_2': ('distinct-2', 3),
+  'distinct_3': ('distinct-3', 3),
+  'self_bleu': ('self-BLEU', 3),
+  'repetition': ('rep-4 ↓', 3),
   'repeats': ('repeats ↓', 3),
   'fixed': ('fixed ↑', 3),
   'harmed': ('harmed ↓', 4),
@@ -49,6 +60,7 @@ _COLUMNS = {  # of the tables: title, figures after the point; other metrics com
   'seconds_p50': ('s, median ↓', 3),
   'seconds_p95': ('s, 95th percentile ↓', 3),
 }
+_NUMBER = re.compile(r'\d+(?:\.\d+)?')
 _LABELS = ('task', 'group', 'name', 'seed', 'model')  # of a record, as they stand in results.csv
 
 
@@ -61,6 +73,7 @@ class Table(NamedTuple):
     titles: of the columns.
     labels: how many columns, the first ones, are no figures: the method, and axes of the sweep.
     rows: cells, one a title.
+    warnings: what to beware of, and of which methods.
   """
 
   task: str
@@ -69,6 +82,7 @@ class Table(NamedTuple):
   titles: list[str]
   labels: int
   rows: list[list[str]]
+  warnings: list[str]
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -120,21 +134,20 @@ def tables(records: Sequence[Record]) -> str:
   """Returns Markdown: a table per task and group, means ± half their 95 % intervals; failures."""
   parts = []
   for table in to_tables(records):
-    lines = [
-      _markdown_row(table.titles),
-      '|' + '---|' * table.labels + '---:|' * (len(table.titles) - table.labels),
-      *map(_markdown_row, table.rows),
-    ]
     parts.append(f'## {_heading(table.task, table.group)}\n')
     if table.common:
       parts.append(f'All with {table.common}.\n')
-    parts.append('\n'.join(lines) + '\n')
+    parts.append(markdown.table(table.titles, table.labels, table.rows))
+    if table.warnings:
+      parts.append(''.join(f'- beware: {markdown.one_line(x)}\n' for x in table.warnings))
   if not parts:
     parts.append('No results yet.\n')
   if failures := _failures(records):
     parts.append('## Failures\n')
     parts.append(
-      ''.join(f'- {failure["what"]}: `{_one_line(failure["error"])}`\n' for failure in failures)
+      ''.join(
+        f'- {failure["what"]}: `{markdown.one_line(failure["error"])}`\n' for failure in failures
+      )
     )
   return '\n'.join(parts)
 
@@ -164,7 +177,7 @@ def page(records: Sequence[Record], title: str) -> str:
       part = [*part, *_first_group(unrevised)]  # to compare with, whichever group it was taken in
     across = [r for r in records if _group(r) == table.group and r['name'] != UNREVISED]
     shown = lib.names(across)  # so that a method looks the same in all tasks of a group
-    if len(shown) > plots.MAX_METHODS:
+    if len(shown) > looks.MAX_METHODS:
       shown = None
     sections.append(
       {
@@ -202,13 +215,46 @@ def _table(task: str, group: str, records: Sequence[Record]) -> Table:
     rows.append(
       [
         tried[0]['name'],
-        *(_setting(settings.get(axis)) for axis in axes),
+        *(markdown.setting(settings.get(axis)) for axis in axes),
         f'{len(done)}' if len(done) == len(tried) else f'{len(done)} of {len(tried)}',
         *(_figure(mean, _COLUMNS.get(name, (name, None))[1]) for name, mean in means.items()),
       ]
     )
   titles = ['method', *axes, 'seeds', *(_COLUMNS.get(name, (name,))[0] for name in metrics)]
-  return Table(task, group, _named(lib.common(records)), titles, len(axes) + 1, rows)
+  common = markdown.named(lib.common(records))
+  return Table(task, group, common, titles, len(axes) + 1, rows, _warnings(records))
+
+
+def _warnings(records: Sequence[Record]) -> list[str]:
+  """Returns what records are flagged for or were refused, each once, after what it is said of: a
+  method, with its place on the axes unless it is said of all its places."""
+  axes = lib.axes(records)
+  done = [record for record in records if not lib.failed(record)]
+  said = {}
+  for record in done:
+    for sentence in filter(None, (record.get('flag'), record.get('refused'))):
+      said.setdefault(_NUMBER.sub('', sentence), []).append((record, sentence))
+  found = []
+  for pairs in said.values():
+    part, sentences = zip(*pairs, strict=True)
+    places = []
+    for record in part:
+      own = [r for r in done if r['name'] == record['name']]
+      settings = {} if all(r in part for r in own) else lib.settings(record)
+      at = markdown.named({axis: settings.get(axis) for axis in axes})
+      places.append(f'{record["name"]} ({at})' if at else record['name'])
+    found.append(f'{", ".join(lib.distinct(places))}: {_as_one(sentences)}')
+  return found
+
+
+def _as_one(sentences: Sequence[str]) -> str:
+  """Returns the sentence of several that differ in their numbers alone, with ranges for these."""
+  columns = zip(*map(_NUMBER.findall, sentences), strict=True)
+  ranges = [dict.fromkeys((min(x, key=float), max(x, key=float))) for x in columns]
+  words = _NUMBER.split(sentences[0])
+  return words[0] + ''.join(
+    ' to '.join(ends) + rest for ends, rest in zip(ranges, words[1:], strict=True)
+  )
 
 
 def _pictures(
@@ -219,7 +265,7 @@ def _pictures(
   found = []
 
   def add(figure: Figure, title: str, part: Sequence[Record], caption: str) -> None:
-    common = _named(lib.common(part))
+    common = markdown.named(lib.common(part))
     found.append(
       {
         'title': title,
@@ -231,25 +277,35 @@ def _pictures(
 
   if task == 'drafts' and any(record['name'] != UNREVISED for record in records):
     add(
-      plots.quality_against_calls(records, shown),
+      quality_plots.quality_against_calls(records, shown),
       'Quality against network calls',
       records,
       'Whiskers are 95 % intervals over seeds; the dashed line is the draft as it was.',
     )
   if task == 'refine' and records:
     caption = 'The dashed line is the draft; points of a line are strengths, or tries.'
-    add(plots.refinements(records, shown), 'Quality, calls and drift', records, caption)
+    add(quality_plots.refinements(records, shown), 'Quality, calls and drift', records, caption)
+  if task == 'generation' and records:
+    add(
+      quality_plots.quality_against_diversity(records, shown),
+      'Quality against diversity',
+      records,
+      'Whiskers are 95 % intervals over seeds; dashed lines are real text; points of a line are '
+      'settings, such as temperatures.',
+    )
   if task == 'repair' and records:
     part = lib.one_setting(records, free=['corrupted'])
-    add(plots.bars(part), 'Repair and harm', part, 'Whiskers are 95 % intervals over seeds.')
+    add(
+      revision_plots.bars(part), 'Repair and harm', part, 'Whiskers are 95 % intervals over seeds.'
+    )
     part = lib.one_setting(records)
-    add(plots.radar(part, shown), 'Repairs, all round', part, 'Further out is better.')
+    add(revision_plots.radar(part, shown), 'Repairs, all round', part, 'Further out is better.')
   if part := lib.one_setting([r for r in records if r.get('edit_map')]):
     caption = 'Where in the texts tokens were overwritten, and when.'
-    add(plots.edit_map(part, shown), 'Edits by step and position', part, caption)
+    add(revision_plots.edit_map(part, shown), 'Edits by step and position', part, caption)
   if part := lib.one_setting([r for r in records if r.get('signals')]):
     caption = 'Means over positions and texts, of the texts still worked on.'
-    add(plots.signals(part, shown), 'Signals over the steps', part, caption)
+    add(revision_plots.signals(part, shown), 'Signals over the steps', part, caption)
   return found
 
 
@@ -264,7 +320,7 @@ def _examples(records: Sequence[Record]) -> list[dict[str, Any]]:
     texts = [
       text | {'edits': refinement.edits(text['draft'], text['text'])} for text in record['examples']
     ]
-    found.append({'name': name, 'settings': _named(lib.settings(record)), 'texts': texts})
+    found.append({'name': name, 'settings': markdown.named(lib.settings(record)), 'texts': texts})
   return found
 
 
@@ -299,26 +355,13 @@ def _failures(records: Iterable[Record]) -> list[dict[str, str]]:
     what = [_heading(record['task'], _group(record)), record['name']]
     if record.get('seed') is not None:
       what.append(f'seed {record["seed"]}')
-    settings = lib.settings(record)
-    what.append(_named({key: x for key, x in settings.items() if x is not None}))
+    what.append(markdown.named(lib.settings(record)))
     found.append({'what': ', '.join(filter(None, what)), 'error': str(record['error'])})
   return found
 
 
 def _heading(task: str, group: str) -> str:
   return f'{task}: {group}' if group else task
-
-
-def _named(settings: dict[str, Any]) -> str:
-  return ', '.join(f'{key} {_setting(value)}' for key, value in settings.items())
-
-
-def _setting(value: Any) -> str:
-  if value is None:
-    return ''
-  if isinstance(value, float):
-    return f'{value:g}'
-  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _figure(mean: lib.Mean, digits: int | None) -> str:
@@ -328,14 +371,6 @@ def _figure(mean: lib.Mean, digits: int | None) -> str:
   shown, spread = (f'.{digits}f',) * 2 if digits is not None else ('.4g', '.2g')
   value = f'{mean.value:{shown}}'
   return value if mean.error is None else f'{value} ± {mean.error:{spread}}'
-
-
-def _markdown_row(cells: Iterable[str]) -> str:
-  return '| ' + ' | '.join(_one_line(cell).replace('|', '\\|') for cell in cells) + ' |'
-
-
-def _one_line(text: str) -> str:
-  return ' '.join(text.replace('`', "'").split())
 
 
 def _data_uri(figure: Figure) -> str:

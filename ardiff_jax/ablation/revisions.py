@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ardiff_jax import generation
 from ardiff_jax.ablation.models import Models, judge_nats, plain
 from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import samples as measures
@@ -62,7 +61,7 @@ def drafts(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dic
   tokens = np.array([sample.token_ids for sample in revised]) if steps else draft
   metrics = {
     'judge_nats': judge_nats(models, run.judge, model, seed, tokens),
-    'entropy': np.mean([generation.entropy(row) for row in tokens]),
+    'entropy': measures.entropies(tokens).mean(),
     'distinct_2': measures.distinct(tokens, 2),
     'repeats': measures.repeats(tokens),
     'draft_calls': draft_calls,

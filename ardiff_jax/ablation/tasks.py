@@ -5,12 +5,14 @@ A task maps (models, run, settings, seed) to the figures of one record: `metrics
 and of refinements `examples`.
 """
 
-from ardiff_jax.ablation import orders, refinements, revisions
+from ardiff_jax.ablation import orders, perplexities, refinements, revisions
 
 TASKS = {
   'repair': revisions.repair,
   'drafts': revisions.drafts,
   'likelihood': orders.likelihood,
+  'perplexity': perplexities.perplexity,
+  'released': perplexities.released,
   'infilling': orders.infilling,
   'choices': orders.choices,
   'generation': orders.generation,

@@ -13,7 +13,6 @@ choice. (As DiffuGPT does, arXiv 2410.17891, §4.1.)
 Shapes: N choices of all items, L length.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,6 +21,12 @@ import numpy as np
 
 from ardiff_jax.data.tokenizers import Tokenizer
 from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation import items as files
+
+_KNOWN = (
+  'a multiple choice: {"query", "choices", "gold"}, {"ctx", "endings", "label"} or '
+  '{"context_options", "continuation", "gold"}'
+)
 
 
 class Item(NamedTuple):
@@ -33,11 +38,15 @@ class Item(NamedTuple):
 
 
 class Rows(NamedTuple):
-  """The choices of some items as rows of a model: tokens int32[N, L], counted bool[N, L]."""
+  """The choices of some items as rows of a model: tokens int32[N, L], counted bool[N, L].
+
+  `cut` is how many of the items lack a part of what is given.
+  """
 
   items: list[Item]
   tokens: np.ndarray
   counted: np.ndarray
+  cut: int
 
 
 class Score(NamedTuple):
@@ -54,51 +63,46 @@ def read(path: str | pathlib.Path) -> list[Item]:
   """Returns the items of a JSON-lines file.
 
   Raises:
-    UserError: it cannot be read, is empty, or a line is of no known form, with its number.
+    UserError: see `items.read`.
   """
-  try:
-    lines = pathlib.Path(path).expanduser().read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f'{path} cannot be read: {error}') from None
-  items = []
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    try:
-      items.append(_item(json.loads(line)))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-      raise UserError(
-        f'{path}, line {number} is no multiple choice: {type(error).__name__} {error}; known: '
-        '{"query", "choices", "gold"}, {"ctx", "endings", "label"}, '
-        '{"context_options", "continuation", "gold"}'
-      ) from None
-  if not items:
-    raise UserError(f'{path} is empty')
-  return items
+  return files.read(path, _item, _KNOWN)
 
 
-def encode(items: Sequence[Item], tokenizer: Tokenizer, length: int) -> Rows:
+def encode(
+  items: Sequence[Item], tokenizer: Tokenizer, length: int, too_long: str = 'refuse'
+) -> Rows:
   """Returns a row for every choice: context, choice, and ends of text that are given.
 
-  Items of which a choice is longer than a row are left out.
+  Args:
+    items: texts.
+    tokenizer: of the model.
+    length: L.
+    too_long: one of `items.TOO_LONG`.
 
   Raises:
-    UserError: none is left.
+    UserError: an item is too long, or none is left.
   """
-  kept, tokens, counted = [], [], []
-  for item in items:
+  kept, tokens, counted, cut = [], [], [], 0
+  for number, item in enumerate(items, 1):
     texts = zip(item.contexts, item.choices, strict=True)
     ids = [(tokenizer.encode(x), tokenizer.encode(f'{x} {y}')) for x, y in texts]
-    if max(len(whole) for _, whole in ids) > length:
+    size = max(len(whole) for _, whole in ids)
+    starts = [_common(before, whole) for before, whole in ids]
+    asked = max(len(whole) - start for start, (_, whole) in zip(starts, ids, strict=True))
+    if size > length and too_long == 'refuse':
+      raise files.too_long(f'item {number}', size, length)
+    if asked > length or (size > length and too_long == 'skip'):
       continue
     kept.append(item)
-    for before, whole in ids:
+    cut += size > length
+    for start, (_, whole) in zip(starts, ids, strict=True):
+      row, start = whole[-length:], start - max(0, len(whole) - length)
       place = np.arange(length)
-      tokens.append(np.pad(whole, (0, length - len(whole)), constant_values=tokenizer.eos_id))
-      counted.append((place >= _common(before, whole)) & (place < len(whole)))
+      tokens.append(np.pad(row, (0, length - len(row)), constant_values=tokenizer.eos_id))
+      counted.append((place >= start) & (place < len(row)))
   if not kept:
     raise UserError(f'no item fits into the {length} tokens of the model')
-  return Rows(kept, np.array(tokens, np.int32), np.array(counted))
+  return Rows(kept, np.array(tokens, np.int32), np.array(counted), cut)
 
 
 def score(items: Sequence[Item], nats_N: np.ndarray) -> Score:

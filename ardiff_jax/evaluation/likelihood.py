@@ -112,25 +112,31 @@ def sequence_nats(
 ) -> tuple[np.ndarray, np.ndarray, str]:
   """Returns the nats of each sequence, float64[N], its tokens, int[N], and the name of the rows.
 
+  What is drawn for a sequence depends on the seed and its place in the text, not on its batch.
+
   Arguments as in `measure`.
   """
-  root = rng.stream(jax.random.key(seed), 'likelihood')
-  schedule = None
+  key = rng.stream(jax.random.key(seed), 'likelihood')
+  schedule, start = None, 0
   nats, counts = [], []
   began = time.monotonic()
   with mesh_lib.use(mesh):
-    for index, batch in enumerate(batches):
+    for batch in batches:
       if schedule is None:
         schedule = mesh_lib.repeat(mesh, method.hyperschedule.prefix(batch['tokens'].shape[1]))
       placed = mesh_lib.place_whole(mesh, batch)
-      key = jax.random.fold_in(root, index)
+      numbers = mesh_lib.repeat(
+        mesh, np.arange(start, start + len(batch['tokens']), dtype=np.int32)
+      )
+      start += len(batch['tokens'])
       if report and nats:  # of the batches before, so that the devices need not wait
         done = sum(int(x.sum()) for x in counts)
         so_far = sum(float(x.sum()) for x in nats) / max(done, 1)
         report(done, f'{so_far:.3f} nats/token', done / (time.monotonic() - began))
       nats.append(
         _batch_nats(
-          method, params, schedule, placed['tokens'], placed['loss_mask'], key, num_samples
+          *(method, params, schedule, placed['tokens'], placed['loss_mask'], numbers),
+          *(key, num_samples),
         )
       )
       counts.append(batch['loss_mask'].sum(axis=1))
@@ -145,6 +151,7 @@ def _batch_nats(
   hyperschedule: Hyperschedule,
   tokens: jax.Array,
   counted: jax.Array,
+  numbers: jax.Array,
   key: jax.Array,
   num_samples: int | None,
 ) -> jax.Array:
@@ -161,14 +168,12 @@ def _batch_nats(
       raise UserError('the bound of a score head is an integral over time: it has no rows to sum')
     plain = dataclasses.replace(method.objective, form='exact', settled_weight=0.0, doubled=False)
     return bounds.score_integral(
-      method.denoise, params, plain, hyperschedule, tokens, counted, key, num_samples
+      method.denoise, params, plain, hyperschedule, tokens, counted, numbers, key, num_samples
     )
-  process = method.generation_process
+  args = method.denoise, params, method.generation_process, hyperschedule
   if num_samples is None:
-    return bounds.full_sum(method.denoise, params, process, hyperschedule, tokens, counted, key)
-  return bounds.monte_carlo(
-    method.denoise, params, process, hyperschedule, tokens, counted, key, num_samples
-  )
+    return bounds.full_sum(*args, tokens, counted, numbers, key)
+  return bounds.monte_carlo(*args, tokens, counted, numbers, key, num_samples)
 
 
 def _stderr(nats_N: np.ndarray, counts_N: np.ndarray) -> float | None:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from ardiff_jax.errors import UserError
+
 
 class Repair(NamedTuple):
   """Shares, each of one sample, float64[N].
@@ -29,6 +31,55 @@ def distinct(tokens_NxL: np.ndarray, n: int) -> float:
   """Returns distinct n-grams over n-grams, all samples together (arXiv 1510.03055)."""
   grams = np.lib.stride_tricks.sliding_window_view(tokens_NxL, n, axis=1).reshape(-1, n)
   return len(np.unique(grams, axis=0)) / len(grams)
+
+
+def self_bleu(tokens_NxL: np.ndarray, most: int = 100) -> float:
+  """Returns the mean BLEU-4 of each text against all others: 1 if all are the same (Self-BLEU,
+  arXiv 1802.01886).
+
+  Counts of 0 are smoothed to 0.1 (method1 of nltk), so that texts that share words but no four in
+  a row come near 0. The cost grows with the square of the texts: 100 of 256 tokens take seconds.
+
+  Args:
+    tokens_NxL: the texts.
+    most: how many of them to compare, evenly spread.
+
+  Raises:
+    UserError: there are fewer than two.
+  """
+  if min(len(tokens_NxL), most) < 2:
+    raise UserError('Self-BLEU compares texts with each other: at least 2 are needed')
+  from nltk.translate import bleu_score  # takes seconds
+
+  rows = np.linspace(0, len(tokens_NxL) - 1, min(len(tokens_NxL), most)).astype(int)
+  texts = np.asarray(tokens_NxL)[rows].tolist()
+  smooth = bleu_score.SmoothingFunction().method1
+  return float(
+    np.mean(
+      [
+        bleu_score.sentence_bleu(texts[:i] + texts[i + 1 :], text, smoothing_function=smooth)
+        for i, text in enumerate(texts)
+      ]
+    )
+  )
+
+
+def repetition(tokens_NxL: np.ndarray, n: int = 4) -> float:
+  """Returns the share of n-grams that occurred before in the same text, mean over texts (seq-rep-n
+  of arXiv 1908.04319); it rises with loops and copies, see `repeats` for stutters."""
+  return float(np.mean([1.0 - distinct(text[None], n) for text in tokens_NxL]))
+
+
+def entropy(ids: np.ndarray) -> float:
+  """Returns the nats of the frequencies of tokens, int[n]; 0 for none."""
+  _, counts = np.unique(ids, return_counts=True)
+  share = counts / max(counts.sum(), 1)
+  return float(-(share * np.log(share)).sum())
+
+
+def entropies(tokens_NxL: np.ndarray) -> np.ndarray:
+  """Returns float64[N], nats of the frequencies of tokens in each text; at most log L."""
+  return np.array([entropy(text) for text in tokens_NxL])
 
 
 def corrupt(tokens_NxL: np.ndarray, share: float, vocab_size: int, seed: int) -> np.ndarray:
@@ -67,5 +118,6 @@ def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def repeats(tokens_NxL: np.ndarray) -> float:
-  """Returns the share of tokens that are the same as the one before."""
+  """Returns the share of tokens that are the same as the one before: stutters, of which
+  `repetition` sees only those of n tokens and more."""
   return float((tokens_NxL[:, 1:] == tokens_NxL[:, :-1]).mean())

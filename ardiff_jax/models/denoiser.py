@@ -105,6 +105,10 @@ class Denoiser:
     features, _ = self._blocks(params, layout)
     return features.take(outputs if isinstance(rows, int) else rows[:, outputs])
 
+  def hidden(self, params: dict, features: Features) -> jax.Array:
+    """Returns [B, W, D], the rows given behind the last norm, as the vocabulary head sees them."""
+    return self.network.apply(params, features, method='hidden')
+
   def project(self, params: dict, features: Features) -> jax.Array:
     """Returns float32[B, W, V], logits of the rows given."""
     return self.network.apply(params, features, method='project')

@@ -318,12 +318,16 @@ class Transformer(nn.Module):
     x_BxRxD, kept = self.blocks(x_BxRxD, cache, condition, phases, mask, num_kept, deterministic)
     return Features(x_BxRxD, condition), kept
 
-  def project(self, features: Features) -> jax.Array:
-    """Returns float32[B, W, V], logits of all rows given."""
+  def hidden(self, features: Features) -> jax.Array:
+    """Returns [B, W, D], the rows given behind the last norm, as the head sees them."""
     shift_scale = None
     if features.condition is not None and self.config.final_conditioning:
       shift_scale = self.final_modulation(features.condition)
-    x_BxWxD = modulate(self.final_norm(features.x), shift_scale)
+    return modulate(self.final_norm(features.x), shift_scale)
+
+  def project(self, features: Features) -> jax.Array:
+    """Returns float32[B, W, V], logits of all rows given."""
+    x_BxWxD = self.hidden(features)
     kernel_DxV = self.embedding.T if self.config.tie_embedding else self.head
     kernel_DxV = kernel_DxV[:, : self.config.vocab_size]
     # bounds are computed from these: the product must not be rounded to a narrower dtype

@@ -11,6 +11,8 @@ updates instead of 1,200.
 
 from ml_collections import ConfigDict
 
+from configs.sweeps import base
+
 _ORDERS = (
   'autoregressive',
   'shuffled,width=1,seed=0',
@@ -34,9 +36,7 @@ _METHODS = {
 
 
 def get_config(updates: str = '1200') -> ConfigDict:
-  if not updates.isdecimal() or int(updates) < 12:
-    raise ValueError(f'after the colon must be a number of updates from 12 up, got {updates!r}')
-  updates = int(updates)
+  updates = base.parse_updates(updates)
   half, third = updates // 2, updates // 3
   stages = (0, 1, 0.0), (third, 4, 0.0), (2 * third, 4, 1.0)
   c = ConfigDict()
@@ -44,18 +44,21 @@ def get_config(updates: str = '1200') -> ConfigDict:
   c.choices = ()  # files of multiple choices
   c.common = ConfigDict({'data': {'source': 'builtin', 'valid_source': ''}})
 
-  c.models = ConfigDict()
-  c.models.judge = _model('ar', updates, {'seed': 7}, per_seed=False)
   shared = {'tokenizer': {'path': '@judge/tokenizer.model'}}
-  c.models.ar = _model('ar', updates, shared)
-  c.models['ar half'] = _model('ar', half, shared)
+  steps, half_steps = {'train': {'steps': updates}}, {'train': {'steps': half}}
+  c.models = ConfigDict()
+  c.models.judge = base.model('ar', {**steps, 'seed': 7}, per_seed=False)
+  c.models.ar = base.model('ar', {**shared, **steps})
+  c.models['ar half'] = base.model('ar', {**shared, **half_steps})
   for name, values in (('a3', stages), ('a3 last', ((0, 4, 1.0),))):
-    c.models[name] = _model('a3', updates, {**shared, 'objective': {'stages': values}})
+    c.models[name] = base.model('a3', {**shared, **steps, 'objective': {'stages': values}})
   for name, values in (('adapted', half // 2), ('adapted open', 0)):
     objective = {'causal_steps': half, 'anneal_steps': values}
-    c.models[name] = _model('adapt', updates, {**shared, 'objective': objective})
-  c.models['adapted aligned'] = _model('mdlm', half, {**shared, 'init_from': '@ar half'})
-  c.models.mdlm = _model('mdlm', updates, shared)
+    c.models[name] = base.model('adapt', {**shared, **steps, 'objective': objective})
+  c.models['adapted aligned'] = base.model(
+    'mdlm', {**shared, **half_steps, 'init_from': '@ar half'}
+  )
+  c.models.mdlm = base.model('mdlm', {**shared, **steps})
 
   c.runs = ConfigDict()
   for title, (model, sampling) in _METHODS.items():
@@ -89,14 +92,3 @@ def get_config(updates: str = '1200') -> ConfigDict:
     }
     c.runs[f'A3, groups of {width}'] = ConfigDict(dict(run, grid=grid))
   return c
-
-
-def _model(config: str, updates: int, override: dict, per_seed: bool = True) -> ConfigDict:
-  return ConfigDict(
-    {
-      'config': f'configs/{config}.py:tiny',
-      'override': {**override, 'train': {'steps': updates}},
-      'per_seed': per_seed,
-      'workdir': '',
-    }
-  )

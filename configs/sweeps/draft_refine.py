@@ -12,30 +12,30 @@ latents. Then drafts are refined at several strengths, to be mended (`refine`), 
 
 from ml_collections import ConfigDict
 
+from configs.sweeps import base
+
 _STRENGTHS = (0.1, 0.2, 0.4, 0.8)
 _ASKED = ('refine', 'control', 'neutralise')
 
 
 def get_config(updates: str = '1200') -> ConfigDict:
-  if not updates.isdecimal() or int(updates) < 12:
-    raise ValueError(f'after the colon must be a number of updates from 12 up, got {updates!r}')
-  updates = int(updates)
+  updates = base.parse_updates(updates)
   c = ConfigDict()
   c.seeds = (0, 1)
   c.common = ConfigDict({'data': {'source': 'builtin', 'valid_source': ''}})
 
   c.models = ConfigDict()
-  c.models.hybrid = _model('epsilon_hybrid', {'train': {'steps': 5000}}, per_seed=False)
+  c.models.hybrid = base.model('epsilon_hybrid', {'train': {'steps': 5000}}, per_seed=False)
   shared = {'tokenizer': {'path': '@hybrid/tokenizer.model'}}
   plain = {**shared, 'train': {'steps': 1500}}
-  c.models.judge = _model('ar', plain, per_seed=False)
-  c.models.plain = _model('ar', {**plain, 'seed': 1}, per_seed=False)
+  c.models.judge = base.model('ar', plain, per_seed=False)
+  c.models.plain = base.model('ar', {**plain, 'seed': 1}, per_seed=False)
   guided = {'train': {'steps': updates}, 'data': {'guided': True}}
-  c.models.drafter = _model('ar', {**guided, 'init_from': '@plain'})
-  c.models.refiner = _model('draft_refine', {**guided, 'init_from': '@hybrid'})
-  c.models.latent = _model('latent_refiner', {**guided, **shared})
+  c.models.drafter = base.model('ar', {**guided, 'init_from': '@plain'})
+  c.models.refiner = base.model('draft_refine', {**guided, 'init_from': '@hybrid'})
+  c.models.latent = base.model('latent_refiner', {**guided, **shared})
   gate = {'init_from': '@refiner', 'train': {'steps': updates // 4}}
-  c.models.gate = _model('gate', {**gate, 'data': {'guided': True}})
+  c.models.gate = base.model('gate', {**gate, 'data': {'guided': True}})
 
   c.runs = ConfigDict()
   for title, model, refiner, grid in (
@@ -59,14 +59,3 @@ def get_config(updates: str = '1200') -> ConfigDict:
 
 def _run(run: dict, asked: str, group: str, draft: str, grid: dict) -> ConfigDict:
   return ConfigDict(run | dict(group=group, draft=draft, grid={'asked': (asked,), **grid}))
-
-
-def _model(config: str, override: dict, per_seed: bool = True) -> ConfigDict:
-  return ConfigDict(
-    {
-      'config': f'configs/{config}.py:tiny',
-      'override': override,
-      'per_seed': per_seed,
-      'workdir': '',
-    }
-  )

@@ -8,6 +8,8 @@ gate is trained anew for every seed, those of group `training` once: their inter
 
 from ml_collections import ConfigDict
 
+from configs.sweeps import base
+
 _SIGNALS = ('entropy', 'margin', 'change', 'surprise')
 _SHARES = (0.05, 0.15, 0.3)
 
@@ -74,14 +76,13 @@ def get_config() -> ConfigDict:
   c.common = ConfigDict({'data': {'source': 'builtin', 'valid_source': ''}})
 
   c.models = ConfigDict()
-  c.models.hybrid = _model('configs/epsilon_hybrid.py:tiny', {'train': {'steps': 5000}})
+  c.models.hybrid = base.model('epsilon_hybrid', {'train': {'steps': 5000}}, per_seed=False)
   shared = {'tokenizer': {'path': '@hybrid/tokenizer.model'}, 'train': {'steps': 1500}}
-  c.models.judge = _model('configs/ar.py:tiny', shared)
-  c.models.drafter = _model('configs/ar.py:tiny', {**shared, 'seed': 1})
+  c.models.judge = base.model('ar', shared, per_seed=False)
+  c.models.drafter = base.model('ar', {**shared, 'seed': 1}, per_seed=False)
   for name, override in _GATES.items():
-    gate = _model('configs/gate.py:tiny', {'init_from': '@hybrid', **override})
-    gate.per_seed = name == 'gate'
-    c.models[name] = gate
+    override = {'init_from': '@hybrid', **override}
+    c.models[name] = base.model('gate', override, per_seed=name == 'gate')
 
   c.runs = ConfigDict()
   for name, revision in _METHODS.items():
@@ -101,10 +102,6 @@ def get_config() -> ConfigDict:
   for steps in (1, 2, 4, 16):
     c.runs[f'{steps} looks'] = _repair('looks', 'gate', _GATE, (0.15,), steps=(steps,))
   return c
-
-
-def _model(config: str, override: dict) -> ConfigDict:
-  return ConfigDict({'config': config, 'override': override, 'per_seed': False, 'workdir': ''})
 
 
 def _repair(group, model, revision, corrupted, steps=(8,)) -> ConfigDict:

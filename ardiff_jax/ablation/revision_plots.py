@@ -1,53 +1,25 @@
-"""Pictures of a sweep: quality against network calls, repairs, and where and why methods edit.
+"""Pictures of a sweep: where, when and why methods edit, and how well they repair.
 
 Each function returns a Matplotlib Figure that no global state knows of; `plots.to_svg` writes it.
-Failed records are left out, and figures are means over seeds. Methods have a colour and a marker
-each, for which reason pictures hold eight of them: the first, or those that `shown` names. The
-place in `shown` makes the look, so that pictures with the same `shown` agree.
+Failed records are left out, and figures are means over seeds. Of `shown` see `looks`.
 """
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import (
-  FixedLocator,
-  FuncFormatter,
-  MaxNLocator,
-  NullLocator,
-  PercentFormatter,
-)
+from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
 from ardiff_jax.ablation import records as lib
-from ardiff_jax.ablation.records import UNREVISED, Record
-from ardiff_jax.plots import FAINT, INK, SETTLED, STYLE, TRAIN, VALID
+from ardiff_jax.ablation.looks import cut, handle, looks_of, say_empty
+from ardiff_jax.ablation.records import Record
+from ardiff_jax.plots import FAINT, INK, SETTLED, STYLE, TRAIN
 
-MAX_METHODS = 8
-
-
-class Look(NamedTuple):
-  """How a method is drawn."""
-
-  color: str
-  marker: str
-
-
-# Differ under all three kinds of colour blindness, by a ΔE of 18 or more; the markers differ too.
-_LOOKS = tuple(
-  map(
-    Look,
-    (TRAIN, VALID, '#2f9e5b', '#cc79a7', '#f0b400', '#6ec1ee', INK, '#7b1e7a'),
-    ('o', 's', '^', 'D', 'v', 'P', 'X', '<'),
-  )
-)
 _EDITS = LinearSegmentedColormap.from_list('edits', ['#f4f5f7', '#f6b352', '#d9590f', '#5a1d02'])
 _LEVELS = LinearSegmentedColormap.from_list('corrupted', ['#9cc5e8', TRAIN, SETTLED])
 _SIGNALS = {  # panel of each: title, what is on its axis
@@ -66,88 +38,7 @@ _SPOKES = {  # of the radar; more is better everywhere
   'auc': 'AUC',
 }
 
-_AXES = {  # of refinements
-  'calls': 'network calls, those of the draft included',
-  'edit_distance': 'edit distance from the draft',
-  'judge_nats': 'judge, nats per token (less is better)',
-  'success': 'share of texts that are as asked',
-  'fixed': 'share of wrong tokens that are mended',
-}
-
 _MAX_VECTOR_CELLS = 2500  # of all maps; beyond these, an SVG holds the cells as pixels
-
-
-@mpl.rc_context(STYLE)
-def quality_against_calls(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figure:
-  """Draws what a judge thinks of drafts, and their entropy, against what revising them costs.
-
-  A column a kind of draft; a point a method and its settings, joined along the calls. The draft
-  itself, 'no revision', is a dashed line across, with its 95 % interval.
-
-  Args:
-    records: of task 'drafts', with 'draft' among the settings; others are left out.
-    shown: methods, see above.
-
-  Raises:
-    ValueError: `shown` has too many.
-  """
-  records = [r for r in records if r['task'] == 'drafts' and not lib.failed(r)]
-  drafts = lib.distinct(lib.settings(r).get('draft') for r in records)
-  looks, title = _looks([r for r in records if r['name'] != UNREVISED], shown)
-  figure = Figure(figsize=(max(5.4, 1.0 + 3.2 * len(drafts)), 5.6), layout='constrained')
-  figure.get_layout_engine().set(wspace=0.05, hspace=0.05)
-  grid = figure.subplots(2, max(1, len(drafts)), sharex='col', squeeze=False)
-  for column, draft in enumerate(drafts):
-    here = [r for r in records if lib.settings(r).get('draft') == draft]
-    for axes, metric in zip(grid[:, column], ('judge_nats', 'entropy'), strict=True):
-      _draw_quality(axes, here, metric, looks)
-    _octaves(grid[0, column], [x for r in here if (x := lib.metric(r, 'calls'))])
-    kind = 'draft' if draft is None else f'draft: {draft}'
-    grid[0, column].set_title(kind, fontsize=9, fontweight='bold')
-    grid[1, column].set_xlabel('network calls per text, after the draft')
-  grid[0, 0].set_ylabel('judge, nats per token (less is better)')
-  grid[1, 0].set_ylabel('entropy of the tokens, nats')
-  if not drafts:
-    _say_empty(grid[0, 0])
-  handles = [_line(look, name) for name, look in looks.items()]
-  if any(r['name'] == UNREVISED for r in records):
-    handles.append(Line2D([], [], color=INK, linestyle='--', linewidth=1.2, label=UNREVISED))
-  _legend(figure, handles, title)
-  figure.align_ylabels()
-  return figure
-
-
-@mpl.rc_context(STYLE)
-def refinements(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figure:
-  """Draws what a judge thinks of refined drafts against their calls and their drift, and how many
-  are as they were asked to be, or how much of what was wrong is mended, against the drift.
-
-  A point a method and its settings, a strength say; the dashed line is the draft.
-
-  Args:
-    records: of task 'refine', of one group; others are left out.
-    shown: methods, see above.
-
-  Raises:
-    ValueError: `shown` has too many.
-  """
-  records = [r for r in records if r['task'] == 'refine' and not lib.failed(r)]
-  looks, title = _looks(records, shown)
-  aims = [name for name in ('success', 'fixed') if any(lib.metric(r, name) for r in records)]
-  panels = [('calls', 'judge_nats'), ('edit_distance', 'judge_nats')]
-  panels += [('edit_distance', aim) for aim in aims[:1]]
-  figure = Figure(figsize=(3.6 * len(panels), 3.4), layout='constrained')
-  for axes, (across, metric) in zip(
-    figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-  ):
-    _draw_quality(axes, records, metric, looks, across)
-    axes.set_xlabel(_AXES[across])
-    axes.set_ylabel(_AXES[metric])
-    draft = lib.mean(records, 'draft_nats').value if metric == 'judge_nats' else None
-    if draft is not None:
-      axes.axhline(draft, color=INK, linestyle='--', linewidth=1.2, zorder=1)
-  _legend(figure, [_line(look, name) for name, look in looks.items()], title)
-  return figure
 
 
 @mpl.rc_context(STYLE)
@@ -158,13 +49,13 @@ def edit_map(records: Sequence[Record], shown: Sequence[str] | None = None) -> F
     records: of one setting, with 'edit_map', float[S, N]: the share of texts edited at each of S
       steps in each of N stretches of the text. Of one method, they count if they have as many
       steps and stretches as the first.
-    shown: methods, see above.
+    shown: methods, see `looks`.
 
   Raises:
     ValueError: `shown` has too many.
   """
   records = [r for r in records if r.get('edit_map') and not lib.failed(r)]
-  looks, title = _looks(records, shown)
+  looks, title = looks_of(records, shown)
   maps = {name: _mean_map([r for r in records if r['name'] == name]) for name in looks}
   columns = min(4, max(1, len(maps)))
   rows = max(1, -(-len(maps) // columns))
@@ -186,7 +77,7 @@ def edit_map(records: Sequence[Record], shown: Sequence[str] | None = None) -> F
       linewidth=0.2,
       rasterized=sum(x.size for x in maps.values()) > _MAX_VECTOR_CELLS,
     )
-    axes.set_title(_cut(name, 28), fontsize=8, fontweight='bold')
+    axes.set_title(cut(name, 28), fontsize=8, fontweight='bold')
   grid[0, 0].set_ylim(steps + 0.5, 0.5)
   grid[0, 0].yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
   for number, axes in enumerate(grid.flat):
@@ -207,7 +98,7 @@ def edit_map(records: Sequence[Record], shown: Sequence[str] | None = None) -> F
     bar.set_label('share of texts edited there')
     bar.outline.set_visible(False)
   else:
-    _say_empty(grid[0, 0])
+    say_empty(grid[0, 0])
   if title:
     figure.suptitle(title, fontsize=8, color=FAINT, x=0.01, ha='left')
   return figure
@@ -222,13 +113,13 @@ def signals(records: Sequence[Record], shown: Sequence[str] | None = None) -> Fi
   Args:
     records: of one setting, with 'signals': float[S] by name, 'entropy_mean', 'entropy_std' and so
       on, and 'live', the texts still being worked on; steps without any are left out.
-    shown: methods, see above.
+    shown: methods, see `looks`.
 
   Raises:
     ValueError: `shown` has too many.
   """
   records = [r for r in records if r.get('signals') and not lib.failed(r)]
-  looks, title = _looks(records, shown)
+  looks, title = looks_of(records, shown)
   figure = Figure(figsize=(10.0, 5.0), layout='constrained')
   figure.get_layout_engine().set(wspace=0.04, hspace=0.06)
   *panels, corner = figure.subplots(2, 3).flat
@@ -257,7 +148,7 @@ def signals(records: Sequence[Record], shown: Sequence[str] | None = None) -> Fi
     axes.margins(x=0.04)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
   corner.set_axis_off()
-  handles = [_line(look, name) for name, look in looks.items()]
+  handles = [handle(look, name) for name, look in looks.items()]
   note = Patch(facecolor=FAINT, alpha=0.3, label='± standard deviation')
   corner.legend(
     handles=[*handles, note],
@@ -267,7 +158,7 @@ def signals(records: Sequence[Record], shown: Sequence[str] | None = None) -> Fi
     labelspacing=0.8,
   )
   if not looks:
-    _say_empty(panels[0])
+    say_empty(panels[0])
   return figure
 
 
@@ -277,7 +168,7 @@ def radar(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figu
 
   Args:
     records: of task 'repair' and one share of corrupted tokens; others are left out.
-    shown: methods, see above.
+    shown: methods, see `looks`.
 
   Raises:
     ValueError: `shown` has too many, or there are several shares.
@@ -287,8 +178,8 @@ def radar(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figu
   levels = [level for level in levels if level is not None]
   if len(levels) > 1:
     raise ValueError(f'a radar is of one share of corrupted tokens, got {levels}')
-  looks, title = _looks(records, shown)
-  width = max((len(_cut(name)) for name in looks), default=0) * 0.07  # of the legend, inches
+  looks, title = looks_of(records, shown)
+  width = max((len(cut(name)) for name in looks), default=0) * 0.07  # of the legend, inches
   figure = Figure(figsize=(5.7 + width, 4.4), layout='constrained')
   axes = figure.add_subplot(projection='polar')
   angles = np.linspace(0.0, 2 * np.pi, len(_SPOKES), endpoint=False)
@@ -320,7 +211,7 @@ def radar(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figu
     text.set_path_effects([withStroke(linewidth=2, foreground='white')])
   axes.grid(True, axis='both')
   axes.spines['polar'].set_visible(False)
-  handles = [_line(look, name) for name, look in looks.items()]
+  handles = [handle(look, name) for name, look in looks.items()]
   if handles:
     figure.legend(
       handles=handles,
@@ -330,7 +221,7 @@ def radar(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figu
       labelspacing=0.8,
     )
   else:
-    _say_empty(axes)
+    say_empty(axes)
   return figure
 
 
@@ -380,7 +271,7 @@ def bars(records: Sequence[Record]) -> Figure:
     axes.set_axisbelow(True)
     axes.tick_params(axis='y', length=0)
     axes.spines['left'].set_visible(False)
-  panels[0].set_yticks(range(len(methods)), map(_cut, methods), color=INK)
+  panels[0].set_yticks(range(len(methods)), map(cut, methods), color=INK)
   panels[0].set_ylim(max(1, len(methods)) - 0.5, -0.5)
   if methods:
     handles = [
@@ -389,77 +280,8 @@ def bars(records: Sequence[Record]) -> Figure:
     ]
     figure.legend(handles=handles, loc='outside upper left', ncols=6, title=None)
   else:
-    _say_empty(panels[0])
+    say_empty(panels[0])
   return figure
-
-
-def _draw_quality(
-  axes: Axes,
-  records: Sequence[Record],
-  metric: str,
-  looks: dict[str, Look],
-  across: str = 'calls',
-) -> None:
-  """Draws one figure against another: a line a method, and the draft across."""
-  for name, look in looks.items():
-    points = {}
-    for record in records:
-      if record['name'] == name:
-        points.setdefault(lib.identity(lib.settings(record)), []).append(record)
-    means = [(lib.mean(point, across), lib.mean(point, metric)) for point in points.values()]
-    means = [(x, y) for x, y in means if x.value is not None and y.value is not None]
-    means.sort(key=lambda mean: mean[0].value)
-    if not means:
-      continue
-    axes.errorbar(
-      *(np.array([mean[i].value for mean in means], float) for i in (0, 1)),
-      **{
-        key: np.array([mean[i].error for mean in means], float)
-        for i, key in enumerate(('xerr', 'yerr'))
-      },
-      fmt=look.marker + '-',
-      color=look.color,
-      linewidth=1.4,
-      markersize=5,
-      markeredgewidth=0,
-      elinewidth=0.9,
-      capsize=2.5,
-      capthick=0.9,
-      label=name,
-    )
-  value, error = lib.mean([r for r in records if r['name'] == UNREVISED], metric)
-  if value is not None:
-    axes.axhline(value, color=INK, linestyle='--', linewidth=1.2, label=UNREVISED, zorder=1)
-    if error is not None:
-      axes.axhspan(value - error, value + error, color=INK, alpha=0.08, linewidth=0, zorder=0)
-  axes.grid(True)
-  axes.margins(y=0.12)
-
-
-def _octaves(axes: Axes, calls: Sequence[float]) -> None:
-  """Makes the axis one of powers of two around the calls."""
-  axes.set_xscale('log', base=2)
-  low = np.floor(np.log2(min(calls, default=1.0)) - 0.05)
-  high = np.ceil(np.log2(max(calls, default=1.0)) + 0.05)
-  every = max(1, int(high - low) // 6)
-  axes.set_xlim(2.0**low, 2.0**high)
-  axes.xaxis.set_major_locator(FixedLocator(2.0 ** np.arange(low, high + 1, every)))
-  axes.xaxis.set_minor_locator(NullLocator())
-  axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
-
-
-def _looks(
-  records: Sequence[Record], shown: Sequence[str] | None
-) -> tuple[dict[str, Look], str | None]:
-  """Returns how to draw each method that is shown, and how many of how many, if not all are."""
-  methods = lib.names(records)
-  shown = methods[:MAX_METHODS] if shown is None else lib.distinct(shown)
-  if len(shown) > MAX_METHODS:
-    raise ValueError(f'shown has {len(shown)} methods, a picture holds {MAX_METHODS}')
-  looks = dict(zip(shown, _LOOKS, strict=False))
-  looks = {name: look for name, look in looks.items() if name in methods}
-  hidden = len(methods) - len(looks)
-  return looks, f'{len(looks)} of {len(methods)} methods' if hidden else None
 
 
 def _mean_map(records: Sequence[Record]) -> np.ndarray:
@@ -494,36 +316,5 @@ def _live(record: dict[str, Sequence[float | None]], name: str) -> np.ndarray:
   return np.where(live > 0.0, values, np.nan)
 
 
-def _line(look: Look, name: str) -> Line2D:
-  return Line2D(
-    [],
-    [],
-    color=look.color,
-    marker=look.marker,
-    markersize=5,
-    markeredgewidth=0,
-    linewidth=1.4,
-    label=_cut(name),
-  )
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D], title: str | None) -> None:
-  if handles:
-    width = 0.55 + 0.075 * max(len(str(handle.get_label())) for handle in handles)  # inches
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / width)))
-    figure.legend(handles=handles, loc='outside lower center', ncols=columns, title=title)
-
-
 def _share(level: float | None) -> str:
   return f'{100 * level:g}% corrupted' if isinstance(level, int | float) else 'any share corrupted'
-
-
-def _cut(name: str, width: int = 34) -> str:
-  """Returns a name without its middle if it is long: names may differ in either end."""
-  if len(name) <= width:
-    return name
-  return f'{name[: width - width // 2 - 1]}…{name[-(width // 2) :]}'
-
-
-def _say_empty(axes: Axes) -> None:
-  axes.text(0.5, 0.5, 'no records yet', transform=axes.transAxes, ha='center', color=FAINT)

@@ -1,0 +1,1 @@
+"""Generated texts, as an autoregressive model and other measures find them."""

@@ -1,0 +1,109 @@
+"""The command evaluate: the same figures every time and at every batch size, and generated text."""
+
+import json
+
+import numpy as np
+import pytest
+from commands import records, refuse, succeed
+from conftest import small_config
+
+from ardiff_jax import evaluate
+from ardiff_jax.errors import UserError
+from ardiff_jax.training.loop import train
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """Returns a function: the work directory of a method, trained on sums for a few steps."""
+  folder = tmp_path_factory.mktemp('runs')
+  text = folder / 'sums.txt'
+  text.write_text(''.join(f'{i} plus {j} is {i + j}.\n' for i in range(120) for j in range(60)))
+
+  def of(name, **settings):
+    run = folder / '-'.join([name, *map(str, settings.values())])
+    if not run.exists():
+      config = small_config(name, text, steps=40, learning_rate=3e-3, eval_every=40)
+      config.train.checkpoint_every = 40
+      config.data.update(settings)
+      train(config, run)
+    return run
+
+  return of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['ar', 'mdlm', 'sedd', 'bd3lm', 'gamma_hybrid', 'epsilon_hybrid'])
+def test_bounds_do_not_depend_on_the_batch_size(name, trained):
+  one, many, again = (
+    evaluate.evaluate(trained(name), ['valid'], settings=evaluate.Settings(batch_size=size))[0]
+    for size in (1, 16, 16)
+  )
+  assert many == again
+  np.testing.assert_allclose(one['nll_per_token'], many['nll_per_token'], rtol=1e-5)
+  np.testing.assert_allclose(one['stderr'], many['stderr'], rtol=1e-3)
+  assert one['tokens'] == many['tokens'] and one['tokens'] % 32  # the last row is part of one
+
+
+@pytest.mark.slow
+def test_samples_are_judged_beside_real_text(trained, tmp_path):
+  """A judge of bytes reads what a model of bytes wrote, and loops are told from text."""
+  model, judge = trained('mdlm'), trained('ar')
+  out = tmp_path / 'samples.jsonl'
+  arguments = f'--workdir={model}', f'--samples={out}', f'--judge={judge}'
+  succeed('sample', f'--workdir={model}', '--num_samples=12', '--steps=8', f'--out={out}')
+  table = succeed('evaluate', *arguments).stdout
+  (record,) = records(model / 'judged.jsonl')
+  assert record['texts'] == 12 and record['length'] == 32 and record['dtype'] == 'float32'
+  assert record['mauve'] is None and 'at least 100' in record['refused']
+  assert record['judge_perplexity'] == pytest.approx(np.exp(record['judge_nats']))
+  for said in ('network in float32', 'at least 100', f'{record["judge_perplexity"]:.2f}'):
+    assert said in table
+
+  loop = {'text': '1 ' * 16, 'token_ids': list(b'1 ' * 16), 'sampler': 'none'}
+  out.write_text((json.dumps(loop) + '\n') * 120)
+  assert 'beware: ' in succeed('evaluate', *arguments).stdout
+  looped = records(model / 'judged.jsonl')[-1]
+  assert looped['mauve'] < 0.1 and looped['mauve_texts'] == 120
+  assert looped['entropy'] < 1 and looped['distinct_1'] < 0.01 and looped['self_bleu'] == 1.0
+
+
+@pytest.mark.slow
+def test_another_tokenizer_is_refused_unless_asked_for(trained, tmp_path):
+  model, judge = trained('mdlm'), tmp_path / 'judge'
+  config = small_config('ar', model.parent / 'sums.txt')
+  config.tokenizer.update(kind='sentencepiece', vocab_size=300)
+  train(config, judge)
+  out = tmp_path / 'samples.jsonl'
+  lines = [{'text': '1 plus 2 is 3.\n', 'token_ids': list(b'1 plus 2 is 3.\n')}] * 3
+  out.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  with pytest.raises(UserError, match='another tokenizer'):
+    evaluate.judge(model, [str(out)], judge)
+  (record,) = evaluate.judge(model, [str(out)], judge, retokenise=True)
+  assert record['retokenised'] and 1 < record['length'] < 15
+  with pytest.raises(UserError, match='is not autoregressive'):
+    evaluate.judge(model, [str(out)], model)
+
+
+@pytest.mark.slow
+def test_mistakes_are_refused(trained, tmp_path):
+  model, judge = trained('mdlm'), trained('ar')
+  out, empty = tmp_path / 'samples.jsonl', tmp_path / 'empty.txt'
+  empty.touch()
+  long = tmp_path / 'long.jsonl'
+  long.write_text(json.dumps({'text': 'a word ' * 20}) + '\n')
+  uneven = [{'text': 'a', 'token_ids': [97]}, {'text': 'ab', 'token_ids': [97, 98]}]
+  out.write_text(''.join(json.dumps(line) + '\n' for line in uneven))
+  for arguments, message in (
+    (['--data=wikitxt'], 'Did you mean wikitext'),
+    (['--data=wikitext', f'--data_dir={tmp_path}'], '--data_dir names the folder'),
+    ([f'--data={tmp_path}/nowhere.txt'], 'neither a text file nor a known set'),
+    ([f'--data={empty}'], 'is empty'),
+    ([f'--infill={long}'], 'long.jsonl: item 1 has 139 tokens, and the model takes 32'),
+    ([f'--infill={empty}'], 'is empty'),
+    ([f'--samples={out}'], 'go together'),
+    ([f'--samples={out}', f'--judge={judge}'], 'texts of 1 to 2 tokens'),
+    ([f'--samples={tmp_path}/none.jsonl', f'--judge={judge}'], 'does not exist'),
+    ([f'--samples={long}', f'--judge={judge}'], 'holds no samples'),
+    ([f'--infill={long}', f'--choices={long}'], 'one of'),
+  ):
+    assert message in refuse('evaluate', f'--workdir={model}', *arguments).stderr
