@@ -170,15 +170,15 @@ def page(records: Sequence[Record], title: str) -> str:
   """
   found = _groups(records)
   sections = []
+  revised = [record for record in records if record['name'] != UNREVISED]
   for table in to_tables(records):
     part = found[table.task, table.group]
     unrevised = [r for r in records if r['task'] == table.task and r['name'] == UNREVISED]
     if not any(r['name'] == UNREVISED for r in part):
       part = [*part, *_first_group(unrevised)]  # to compare with, whichever group it was taken in
-    across = [r for r in records if _group(r) == table.group and r['name'] != UNREVISED]
-    shown = lib.names(across)  # so that a method looks the same in all tasks of a group
-    if len(shown) > looks.MAX_METHODS:
-      shown = None
+    across = [r for r in revised if _group(r) == table.group]
+    choices = (lib.names(some) for some in (revised, across))  # a method looks the same in these
+    shown = next((names for names in choices if len(names) <= looks.MAX_METHODS), None)
     sections.append(
       {
         'heading': _heading(table.task, table.group),
