@@ -4,7 +4,7 @@
     [--hyperschedule=block,width=1,num_levels=1] [--process=own]
   python -m ardiff_jax.evaluate --workdir=DIR --choices=FILE.jsonl,... [--max_items=N]
   python -m ardiff_jax.evaluate --workdir=DIR --infill=FILE.jsonl,... [--sampler=acs] [--steps=16]
-  python -m ardiff_jax.evaluate --workdir=DIR --samples=FILE.jsonl,... --judge=DIR2
+  python -m ardiff_jax.evaluate --workdir=DIR --samples=FILE.jsonl,... --judge=DIR2 [--data=valid]
 
 Prints a table, and appends a line per file to DIR/eval.jsonl, choices.jsonl, infilling.jsonl or
 judged.jsonl. A likelihood is exact for AR and an upper bound for everything else; beside it stand
@@ -31,7 +31,9 @@ from ardiff_jax.progress import Progress
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the trained run.')
 _CHECKPOINT = cli.define_checkpoint()
 _DATA = flags.DEFINE_list(
-  'data', ['valid'], "What to score: 'valid' (held out of the corpus), named sets or UTF-8 files."
+  'data',
+  ['valid'],
+  "What to score, or compare samples with: 'valid' (held out of the corpus), named sets or files.",
 )
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Folder of the named sets; $ARDIFF_DATA by default, or else data.'
@@ -85,6 +87,7 @@ def main() -> None:
     own_chain=_PROCESS.value == 'own',
     batch_size=_BATCH_SIZE.value,
   )
+  folder = pathlib.Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else sets.FOLDER
   which = dict(max_items=_MAX_ITEMS.value, too_long=_TOO_LONG.value)
   if _CHOICES.value:
     print(tables.of_choices(choose(directory, _CHOICES.value, **which, settings=settings)))
@@ -103,12 +106,20 @@ def main() -> None:
     print(tables.of_infilling(records))
   elif _SAMPLES.value:
     judge_directory = paths.path_of(_JUDGE.value)
-    records = judge(directory, _SAMPLES.value, judge_directory, retokenise=_RETOKENISE.value)
+    if len(_DATA.value) != 1:
+      raise UserError('samples are compared with one real text: give one --data')
+    records = judge(
+      directory,
+      _SAMPLES.value,
+      judge_directory,
+      _DATA.value[0],
+      folder,
+      retokenise=_RETOKENISE.value,
+    )
     print(tables.of_judged(records))
   else:
     from ardiff_jax import report
 
-    folder = pathlib.Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else sets.FOLDER
     print(tables.of_likelihoods(evaluate(directory, _DATA.value, folder, settings)))
 
     report.write(directory)
@@ -308,15 +319,19 @@ def judge(
   directory: pathlib.Path,
   paths: Sequence[str],
   judge_directory: pathlib.Path,
+  real: str = 'valid',
+  folder: pathlib.Path = sets.FOLDER,
   *,
   retokenise: bool = False,
 ) -> list[dict[str, Any]]:
   """Has generated texts judged and appends the records to judged.jsonl.
 
   Args:
-    directory: work directory of the run that wrote them, whose validation text is the real one.
+    directory: work directory of the run that wrote them.
     paths: files that `sample` wrote.
     judge_directory: of an autoregressive run, or of an imported one.
+    real: text to compare with, 'valid' or what `sets.read` takes.
+    folder: where the files of named sets lie.
     retokenise: whether texts, generated and real, are encoded anew by the judge's tokenizer and
       cut to the length of the shortest; else its tokenizer must be theirs.
 
@@ -330,10 +345,13 @@ def judge(
   from ardiff_jax.judging import generated, reading
 
   files = {path: _samples(path) for path in paths}  # complain early
+  documents = None if real == 'valid' else sets.read(real, folder)
   model, judging_model = ardiff_jax.load(directory), ardiff_jax.load(judge_directory)
-  corpus = training_corpus(directory, model.config)
-  if corpus is None:
-    raise UserError(f'{directory} was imported and has no real text to compare with')
+  if documents is None:
+    corpus = training_corpus(directory, model.config)
+    if corpus is None:
+      raise UserError(f'{directory} was imported and has no text to compare with: give --data=FILE')
+    documents = corpus.valid
   records = []
   for path, lines in files.items():
     tokenizer = judging_model.tokenizer if retokenise else model.tokenizer
@@ -351,18 +369,21 @@ def judge(
       )
     reading.check(judging_model, tokenizer, lengths[0])
     tokens = np.array([x[: lengths[0]] for x in ids], np.int32)
-    valid = pack(corpus.valid, tokenizer, lengths[0])
-    rows = np.unique(np.linspace(0, len(valid) - 1, 2 * len(ids)).astype(int))
-    real = np.stack([valid[int(row)]['tokens'] for row in rows])
+    packed = pack(documents, tokenizer, lengths[0])
+    if packed.length < lengths[0]:
+      raise UserError(f'{real} is shorter than a text of {lengths[0]} tokens: give more real text')
+    rows = np.unique(np.linspace(0, len(packed) - 1, 2 * len(ids)).astype(int))
+    real_texts = np.stack([packed[int(row)]['tokens'] for row in rows])
     record = {
       'data': path,
       'texts': len(tokens),
       'length': lengths[0],
-      **generated.measure(judging_model, tokens, real),
+      **generated.measure(judging_model, tokens, real_texts),
       **{name: lines[0].get(name) for name in ('sampler', 'hyperschedule', 'temperature', 'dtype')},
       'network_calls': lines[0].get('network_calls'),
       'judge': str(judge_directory),
       'judge_step': judging_model.step,
+      'real': real,
       'retokenised': retokenise,
     }
     workdir.append(directory / 'judged.jsonl', [record])

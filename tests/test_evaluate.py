@@ -82,6 +82,13 @@ def test_another_tokenizer_is_refused_unless_asked_for(trained, tmp_path):
   assert record['retokenised'] and 1 < record['length'] < 15
   with pytest.raises(UserError, match='is not autoregressive'):
     evaluate.judge(model, [str(out)], model)
+  other, short = tmp_path / 'other.txt', tmp_path / 'short.txt'
+  other.write_text('zz zz zz\n' * 30)
+  short.write_text('1 plus')
+  (beside,) = evaluate.judge(model, [str(out)], trained('ar'), str(other))
+  assert beside['real'] == str(other) and beside['real_entropy'] < record['real_entropy']
+  with pytest.raises(UserError, match='shorter than a text of 15 tokens'):
+    evaluate.judge(model, [str(out)], trained('ar'), str(short))
 
 
 @pytest.mark.slow
@@ -101,6 +108,7 @@ def test_mistakes_are_refused(trained, tmp_path):
     ([f'--infill={long}'], 'long.jsonl: item 1 has 139 tokens, and the model takes 32'),
     ([f'--infill={empty}'], 'is empty'),
     ([f'--samples={out}'], 'go together'),
+    ([f'--samples={out}', f'--judge={judge}', '--data=valid,lambada'], 'one --data'),
     ([f'--samples={out}', f'--judge={judge}'], 'texts of 1 to 2 tokens'),
     ([f'--samples={tmp_path}/none.jsonl', f'--judge={judge}'], 'does not exist'),
     ([f'--samples={long}', f'--judge={judge}'], 'holds no samples'),

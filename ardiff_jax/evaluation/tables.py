@@ -73,7 +73,7 @@ def of_judged(records: Sequence[dict[str, Any]]) -> str:
       f'= {r["judge_nats"]:.3f} nats a token{error}',
       *([f'  beware: {r["flag"]}'] if r['flag'] else []),
       '',
-      f'    {"entropy":<12}{_figure(r["entropy"], 3):>8}   real text {r["real_entropy"]:.3f}',
+      f'    {"entropy":<12}{_figure(r["entropy"], 3):>8}   {r["real"]} {r["real_entropy"]:.3f}',
       *(f'    {f"distinct-{n}":<12}{r[f"distinct_{n}"]:8.3f}' for n in (1, 2, 3)),
       f'    {"self-BLEU":<12}{r["self_bleu"]:8.3f}',
       f'    {"rep-4":<12}{r["repetition"]:8.3f}',
