@@ -246,6 +246,24 @@ def test_task_of_refinements(tmp_path):
 
 
 @pytest.mark.slow
+def test_one_method_alone_trains_what_it_needs(finished, tmp_path):
+  sweep, directory = finished
+  changed = sweep.copy_and_resolve_references()
+  changed.runs['the gate'].title = 'repaired'
+  with pytest.raises(UserError, match="no method 'gate'; it has the gate, repaired"):
+    sweep_lib.run(changed, tmp_path / 'out', ['gate'])
+  changed.seeds = (1,)
+  assert sweep_lib.run(changed, tmp_path / 'out', ['repaired'])
+  assert {p.name for p in (tmp_path / 'out' / 'models').iterdir()} == {'hybrid', 'gate-1'}
+  ours = workdir.read_lines(tmp_path / 'out' / 'results.jsonl')
+  assert [(x['name'], x['seed']) for x in ours] == [('repaired', 1)] * 2
+  theirs = workdir.read_lines(directory / 'results.jsonl')
+  same = [x['metrics'] for x in theirs if x['task'] == 'repair' and x['seed'] == 1]
+  for a, b in zip(ours, same, strict=True):
+    assert a['metrics']['f1'] == b['f1'] and a['metrics']['auc'] == b['auc']
+
+
+@pytest.mark.slow
 def test_a_sweep_refuses(finished, tmp_path):
   sweep, directory = finished
 

@@ -25,7 +25,7 @@ import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -38,6 +38,8 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.progress import Progress
 from ardiff_jax.sampling.revision import Revision
 from ardiff_jax.training import loop
+
+_ROLES = 'model', 'judge', 'drafter'  # of models, in runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Training:
     return files.is_done(self.workdir)
 
 
-def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
+def run(sweep: ConfigDict, directory: pathlib.Path, only: Sequence[str] = ()) -> bool:
   """Trains what is missing, takes the figures that are missing, and returns whether all are there.
 
   A figure that fails is recorded with its error, and tried again the next time.
@@ -96,14 +98,25 @@ def run(sweep: ConfigDict, directory: pathlib.Path) -> bool:
   Args:
     sweep: see above.
     directory: work directory of the sweep.
+    only: methods to measure, and to train models for; none for all.
 
   Raises:
-    UserError: the sweep is none, or was another one when it was started here.
+    UserError: the sweep is none, lacks such a method, or was another one when it was started here.
   """
-  cells = check(sweep)
+  cells = _only(check(sweep), only)
   begin(sweep, directory)
-  for training in trainings(sweep, directory):
-    if training.done:
+  wanted = {
+    model_directory(sweep, directory, cell.run[role], cell.seed)
+    for cell in cells
+    for role in _ROLES
+    if cell.run.get(role)
+  }
+  planned = trainings(sweep, directory)
+  for training in reversed(planned):  # each comes after those it needs
+    if training.workdir in wanted:
+      wanted.update(training.needs)
+  for training in planned:
+    if training.done or (only and training.workdir not in wanted):
       continue
     print(f'ablate: training {training.workdir.name}', file=sys.stderr, flush=True)
     if not loop.train(training.config, training.workdir):
@@ -201,13 +214,21 @@ def check(sweep: ConfigDict) -> list[Cell]:
       raise UserError(
         f'run {cell.name!r}: unknown task {cell.run.task!r}; known: {", ".join(TASKS)}'
       )
-    for role in ('model', 'judge', 'drafter'):
+    for role in _ROLES:
       if cell.run.get(role) and cell.run[role] not in sweep.models:
         raise UserError(
           f'run {cell.name!r}: its {role} {cell.run[role]!r} is not among the models of the sweep: '
           f'{", ".join(sweep.models)}'
         )
   return cells
+
+
+def _only(cells: list[Cell], names: Sequence[str]) -> list[Cell]:
+  """Returns the figures of the methods that are named, or of all if none is."""
+  known = list(dict.fromkeys(cell.identity['name'] for cell in cells))
+  if missing := [name for name in names if name not in known]:
+    raise UserError(f'the sweep has no method {missing[0]!r}; it has {", ".join(known)}')
+  return [cell for cell in cells if not names or cell.identity['name'] in names]
 
 
 def begin(sweep: ConfigDict, directory: pathlib.Path) -> None:
