@@ -319,7 +319,7 @@ def test_samplers_are_compared(text_file, tmp_path):
     if record['sampler'] == 'ancestral':
       assert record['redraws'] == record['fixed'] == record['harmed'] == 0
   refused = run('compare', f'--workdir={workdir}', f'--judge={workdir}', *settings)
-  assert refused.returncode == 2 and 'is no autoregressive run' in refused.stderr
+  assert refused.returncode == 2 and 'the judge is not autoregressive' in refused.stderr
 
 
 @pytest.mark.slow
