@@ -35,8 +35,8 @@ def check(judge: Model, tokenizer: Tokenizer, length: int) -> None:
   if judge.tokenizer.files != tokenizer.files:
     raise UserError(
       'the judge has another tokenizer: texts are judged as they were drawn; give a judge trained '
-      "with --config.tokenizer.path= set to the model's, or have `evaluate --retokenise` encode them "
-      'anew'
+      "with --config.tokenizer.path= set to the model's, or have `evaluate --retokenise` encode "
+      'them anew'
     )
   if length > judge.config.data.length:
     raise UserError(
