@@ -163,9 +163,11 @@ def score_integral(
 
 
 def _grid(key: jax.Array, numbers: jax.Array, num_samples: int) -> jax.Array:
-  """Returns float32[K, B] in [0, 1): of each sequence one in every K-th part, at its own place."""
-  within_B = rng.golden(rng.stream(key, 'rows'), numbers)
-  return (jnp.arange(num_samples)[:, None] + within_B[None]) / num_samples
+  """Returns float32[K, B] in [0, 1): of each sequence one in every K-th part, at places of their
+  own."""
+  part_Kx1 = jnp.arange(num_samples)[:, None]
+  within_KxB = rng.golden(rng.stream(key, 'rows'), numbers[None] * num_samples + part_Kx1)
+  return (part_Kx1 + within_KxB) / num_samples
 
 
 def _keys(key: jax.Array, numbers: jax.Array, draw: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ in `evaluation/sets.py`, those of items in `evaluation/choices.py` and `evaluati
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +60,7 @@ _TOO_LONG = flags.DEFINE_enum(
   'too_long',
   'refuse',
   items.TOO_LONG,
-  'What to do with items longer than the model; cut drops the beginning of what is given.',
+  'What to do with items longer than the model; cut drops what is farthest from what is asked for.',
 )
 _SAMPLER = flags.DEFINE_string('sampler', None, "Infilling: see `sample`; the config's by default.")
 _STEPS = flags.DEFINE_integer('steps', None, 'Infilling: T of the sampler.', lower_bound=1)
@@ -71,6 +72,18 @@ _RETOKENISE = flags.DEFINE_bool(
 )
 
 
+_OWN_FLAGS = {  # of each kind of evaluation; --checkpoint, --batch_size, --data_dir are of all
+  'choices': ('choices', 'rows', 'hyperschedule', 'process', 'max_items', 'too_long'),
+  'infill': (
+    *('infill', 'hyperschedule', 'max_items', 'too_long', 'sampler', 'steps', 'temperature'),
+  ),
+  'samples': ('samples', 'judge', 'retokenise', 'data'),
+  'data': ('data', 'rows', 'hyperschedule', 'process'),
+}
+_DRAWN_BY = 'sampler', 'hyperschedule', 'temperature', 'controls', 'step', 'dtype'
+_ROWS_OF_CHOICES = 64  # drawn for an item: with few, noise decides
+
+
 def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
   rows = _ROWS.value
@@ -80,6 +93,7 @@ def main() -> None:
     raise UserError('give one of --choices, --infill and --samples at a time')
   if bool(_SAMPLES.value) != bool(_JUDGE.value):
     raise UserError('--samples=FILE.jsonl and --judge=DIR, an autoregressive run, go together')
+  _refuse_idle_flags()
   settings = Settings(
     checkpoint=cli.read_checkpoint(_CHECKPOINT),
     rows=rows if rows in ('', 'all') else int(rows),
@@ -115,6 +129,7 @@ def main() -> None:
       _DATA.value[0],
       folder,
       retokenise=_RETOKENISE.value,
+      batch_size=settings.batch_size,
     )
     print(tables.of_judged(records))
   else:
@@ -123,6 +138,15 @@ def main() -> None:
     print(tables.of_likelihoods(evaluate(directory, _DATA.value, folder, settings)))
 
     report.write(directory)
+
+
+def _refuse_idle_flags() -> None:
+  """Refuses flags that another kind of evaluation has."""
+  used = next((kind for kind in _OWN_FLAGS if flags.FLAGS[kind].present), 'data')
+  for kind, names in _OWN_FLAGS.items():
+    for name in names:
+      if flags.FLAGS[name].present and name not in _OWN_FLAGS[used]:
+        raise UserError(f'--{name} goes with --{kind}, not with --{used}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +210,7 @@ def evaluate(
     if corpus is not None:
       vocab_size = model.tokenizer.vocab_size
       record['baselines'] = _baselines(corpus, train, texts[name], packed, vocab_size)
-    workdir.append(directory / 'eval.jsonl', [record])
+    _keep(directory / 'eval.jsonl', record)
     records.append(record)
   return records
 
@@ -216,6 +240,9 @@ def choose(
   """
   read = {path: choices.read(path) for path in paths}  # complain early
   model, method, num_samples = _load(directory, settings)
+  if not settings.rows:
+    num_samples = _ROWS_OF_CHOICES
+  exact = method.is_autoregressive or method.is_any_order
   records = []
   for path, found in read.items():
     found = _spread(found, max_items)
@@ -228,6 +255,7 @@ def choose(
       seed=model.config.seed,
       method=method,
       batch_size=settings.batch_size,
+      numbers=rows.numbers,
       report=progress.show,
     )
     progress.close()
@@ -237,11 +265,12 @@ def choose(
       'items': len(rows.items),
       'too_long': len(found) - len(rows.items),
       'cut': rows.cut,
+      'kind': 'exact' if exact else 'bound',
       'hyperschedule': method.hyperschedule.name,
-      'samples': num_samples or 'all',
+      'samples': None if exact else num_samples or 'all',
       'step': model.step,
     }
-    workdir.append(directory / 'choices.jsonl', [record])
+    _keep(directory / 'choices.jsonl', record)
     records.append(record)
   return records
 
@@ -307,10 +336,9 @@ def fill(
       'sampler': samples[0].sampler,
       'hyperschedule': samples[0].hyperschedule,
       'temperature': samples[0].temperature,
-      'network_calls': samples[0].network_calls,
       'step': model.step,
     }
-    workdir.append(directory / 'infilling.jsonl', [record])
+    _keep(directory / 'infilling.jsonl', record)
     records.append(record)
   return records
 
@@ -323,6 +351,7 @@ def judge(
   folder: pathlib.Path = sets.FOLDER,
   *,
   retokenise: bool = False,
+  batch_size: int | None = None,
 ) -> list[dict[str, Any]]:
   """Has generated texts judged and appends the records to judged.jsonl.
 
@@ -334,12 +363,14 @@ def judge(
     folder: where the files of named sets lie.
     retokenise: whether texts, generated and real, are encoded anew by the judge's tokenizer and
       cut to the length of the shortest; else its tokenizer must be theirs.
+    batch_size: texts that the judge reads at a time; None for its config.eval.batch_size.
 
   Returns:
     One record per file, as written: `generated.measure`, and how the texts were drawn.
 
   Raises:
-    UserError: a file is no such file, its texts are not of one length, or the judge cannot judge.
+    UserError: a file is no such file, its texts were not drawn alike, are of another tokenizer or
+      not of one length, or the judge cannot judge.
   """
   import ardiff_jax
   from ardiff_jax.judging import generated, reading
@@ -354,6 +385,8 @@ def judge(
     documents = corpus.valid
   records = []
   for path, lines in files.items():
+    if any(x['text'] != model.tokenizer.decode(x['token_ids']) for x in lines):
+      raise UserError(f'{path} has texts that are not of the tokenizer of {directory}')
     tokenizer = judging_model.tokenizer if retokenise else model.tokenizer
     ids = [tokenizer.encode(x['text']) if retokenise else x['token_ids'] for x in lines]
     lengths = sorted({len(x) for x in ids})
@@ -367,26 +400,26 @@ def judge(
         f'{path} holds {len(ids)} texts, the shortest of {lengths[0]} tokens: at least two of '
         'four tokens each are needed'
       )
+    if 2 * lengths[0] < lengths[len(lengths) // 2]:
+      raise UserError(f'{path} has a text of {lengths[0]} tokens, to which all would be cut')
     reading.check(judging_model, tokenizer, lengths[0])
     tokens = np.array([x[: lengths[0]] for x in ids], np.int32)
     packed = pack(documents, tokenizer, lengths[0])
-    if packed.length < lengths[0]:
-      raise UserError(f'{real} is shorter than a text of {lengths[0]} tokens: give more real text')
-    rows = np.unique(np.linspace(0, len(packed) - 1, 2 * len(ids)).astype(int))
-    real_texts = np.stack([packed[int(row)]['tokens'] for row in rows])
+    if len(packed.stream) < 2 * lengths[0]:
+      raise UserError(f'{real} is shorter than two texts of {lengths[0]} tokens: give more text')
     record = {
       'data': path,
       'texts': len(tokens),
       'length': lengths[0],
-      **generated.measure(judging_model, tokens, real_texts),
-      **{name: lines[0].get(name) for name in ('sampler', 'hyperschedule', 'temperature', 'dtype')},
-      'network_calls': lines[0].get('network_calls'),
+      **generated.measure(judging_model, tokens, packed.spread(2 * len(ids)), batch_size),
+      **{name: lines[0].get(name) for name in _DRAWN_BY},
+      'network_calls': max(x.get('network_calls', 0) for x in lines),
       'judge': str(judge_directory),
       'judge_step': judging_model.step,
       'real': real,
       'retokenised': retokenise,
     }
-    workdir.append(directory / 'judged.jsonl', [record])
+    _keep(directory / 'judged.jsonl', record)
     records.append(record)
   return records
 
@@ -398,7 +431,22 @@ def _samples(path: str) -> list[dict[str, Any]]:
   lines = workdir.read_lines(pathlib.Path(path))
   if not all(isinstance(x, dict) and {'text', 'token_ids'} <= set(x) for x in lines) or not lines:
     raise UserError(f'{path} holds no samples, lines of JSON with "text" and "token_ids"')
+  if any(x.get('prompt') or x.get('infill') for x in lines):
+    raise UserError(f'{path} has texts that were given in part: only what was drawn can be judged')
+  for name in _DRAWN_BY:
+    if any(x.get(name) != lines[0].get(name) for x in lines):
+      raise UserError(
+        f'{path} has texts of several kinds ({name}): give each kind a file, by --out'
+      )
   return lines
+
+
+def _keep(path: pathlib.Path, record: dict[str, Any]) -> None:
+  """Appends a record, all of whose figures must be numbers."""
+  for name, value in record.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f'{name} of {record["data"]} is {value}: the model has diverged')
+  workdir.append(path, [record])
 
 
 def _load(directory: pathlib.Path, settings: Settings):

@@ -330,6 +330,7 @@ class Model:
     seed: int,
     method: Method | None = None,
     batch_size: int | None = None,
+    numbers: np.ndarray | None = None,
     report: Callable[[int, str, float], None] | None = None,
   ) -> np.ndarray:
     """Returns float64[N], the nats of the counted tokens of each row, the others being given.
@@ -339,6 +340,8 @@ class Model:
       counted: bool[N, L].
       num_samples, seed, method, report: see `likelihood.measure`.
       batch_size: rows at a time; None for config.eval.batch_size.
+      numbers: int[N], what the draws of a row depend on: rows of one number share them, and differ
+        by less noise. None for the place of the row.
     """
     self._check_not_latent()
     size = min(batch_size or self.config.eval.batch_size, len(tokens))
@@ -346,7 +349,8 @@ class Model:
     def batches():
       for start in range(0, len(tokens), size):
         rows = np.minimum(np.arange(start, start + size), len(tokens) - 1)
-        yield {'tokens': tokens[rows], 'loss_mask': counted[rows]}
+        number = rows if numbers is None else np.asarray(numbers)[rows]
+        yield {'tokens': tokens[rows], 'loss_mask': counted[rows], 'number': number}
 
     nats, _, _ = likelihood.sequence_nats(
       method or self.method,

@@ -82,6 +82,7 @@ def main() -> None:
   from ardiff_jax import report
   from ardiff_jax.progress import Progress
   from ardiff_jax.report import traces
+  from ardiff_jax.sampling.controls import Controls
 
   model = ardiff_jax.load(directory, checkpoint)
   count = _NUM_SAMPLES.value
@@ -92,6 +93,14 @@ def main() -> None:
     length = _LENGTH.value or model.config.data.length
     progress.show(done, 'texts', done * length / (time.monotonic() - began))
 
+  controls = dict(
+    top_k=_TOP_K.value,
+    top_p=_TOP_P.value,
+    min_p=_MIN_P.value,
+    repetition_penalty=_REPETITION.value,
+    guidance=_GUIDANCE.value,
+    banned=tuple(int(token) for token in _BANNED.value),
+  )
   samples = model.sample(
     num_samples=count,
     prompt=_PROMPT.value,
@@ -110,20 +119,18 @@ def main() -> None:
     batch_size=_BATCH_SIZE.value,
     trace=_FRAMES,
     report=report_progress if progress else None,
-    top_k=_TOP_K.value,
-    top_p=_TOP_P.value,
-    min_p=_MIN_P.value,
-    repetition_penalty=_REPETITION.value,
-    guidance=_GUIDANCE.value,
-    banned=tuple(int(token) for token in _BANNED.value),
+    **controls,
   )
   if progress:
     progress.close()
+  plain = dataclasses.asdict(Controls())
+  bent = {name: value for name, value in controls.items() if value != plain[name]}
   records = []
   for sample in samples:
     trace = {'steps': sample.trace_steps, 'canvases': sample.trace.tolist()}
     made = dataclasses.asdict(dataclasses.replace(sample, trace=None))
-    made |= {'prompt': _PROMPT.value, 'step': model.step, 'dtype': model.config.model.dtype}
+    made |= {'prompt': _PROMPT.value, 'infill': _INFILL.value, 'controls': bent}
+    made |= {'step': model.step, 'dtype': model.config.model.dtype}
     records.append(made | {'trace': trace})
   workdir.append(out, records)
   for number, sample in enumerate(samples):

@@ -15,6 +15,7 @@ from ardiff_jax.ablation import orders, refinements, results, revisions, tasks
 from ardiff_jax.ablation import sweep as sweep_lib
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation import sets
 from ardiff_jax.sampling.revision import DOUBTS
 
 SMALL = {
@@ -274,6 +275,8 @@ def test_a_sweep_refuses(finished, tmp_path):
     with pytest.raises(UserError, match=message):
       sweep_lib.run(changed, where)
 
+  run = {'task': 'perplexity', 'group': '', 'model': 'a3', 'grid': {'data': ('wikitxt',)}}
+  refused('Did you mean wikitext', lambda c: c.runs.update({'text': run}))
   refused('unknown task', lambda c: c.runs.judged.update({'task': 'dance'}))
   refused('judge .* is not among the models', lambda c: c.runs.judged.update({'judge': 'nobody'}))
   refused(
@@ -314,8 +317,10 @@ ABLATIONS = (
     'ablations.py:epsilon,400',
   ],
 )
-def test_the_shipped_sweeps_name_what_there_is(name):
+def test_the_shipped_sweeps_name_what_there_is(name, monkeypatch):
   """Every model, setting and task of configs/sweeps exists, and every method can be built."""
+  known = [*sets.KNOWN]
+  monkeypatch.setattr(sweep_lib.sets, 'read', lambda text: known.index(text))
   sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/{name}')
   assert sweep_lib.check(sweep)
   for model in sweep.models.values():

@@ -56,7 +56,8 @@ def test_samples_are_judged_beside_real_text(trained, tmp_path):
   assert record['texts'] == 12 and record['length'] == 32 and record['dtype'] == 'float32'
   assert record['mauve'] is None and 'at least 100' in record['refused']
   assert record['judge_perplexity'] == pytest.approx(np.exp(record['judge_nats']))
-  for said in ('network in float32', 'at least 100', f'{record["judge_perplexity"]:.2f}'):
+  assert record['real_judge_nats'] > 0 and record['controls'] == {}
+  for said in ('network in float32', 'at least 100', f'{record["judge_perplexity"]:.3f}'):
     assert said in table
 
   loop = {'text': '1 ' * 16, 'token_ids': list(b'1 ' * 16), 'sampler': 'none'}
@@ -64,7 +65,9 @@ def test_samples_are_judged_beside_real_text(trained, tmp_path):
   assert 'beware: ' in succeed('evaluate', *arguments).stdout
   looped = records(model / 'judged.jsonl')[-1]
   assert looped['mauve'] < 0.1 and looped['mauve_texts'] == 120
-  assert looped['entropy'] < 1 and looped['distinct_1'] < 0.01 and looped['self_bleu'] == 1.0
+  assert looped['mauve_shuffled'] > looped['mauve']
+  assert looped['entropy'] < 1 < looped['real_entropy']
+  assert looped['distinct_1'] < 0.01 and looped['self_bleu'] == 1.0 > looped['real_self_bleu']
 
 
 @pytest.mark.slow
@@ -87,7 +90,7 @@ def test_another_tokenizer_is_refused_unless_asked_for(trained, tmp_path):
   short.write_text('1 plus')
   (beside,) = evaluate.judge(model, [str(out)], trained('ar'), str(other))
   assert beside['real'] == str(other) and beside['real_entropy'] < record['real_entropy']
-  with pytest.raises(UserError, match='shorter than a text of 15 tokens'):
+  with pytest.raises(UserError, match='shorter than two texts of 15 tokens'):
     evaluate.judge(model, [str(out)], trained('ar'), str(short))
 
 
@@ -100,16 +103,28 @@ def test_mistakes_are_refused(trained, tmp_path):
   long.write_text(json.dumps({'text': 'a word ' * 20}) + '\n')
   uneven = [{'text': 'a', 'token_ids': [97]}, {'text': 'ab', 'token_ids': [97, 98]}]
   out.write_text(''.join(json.dumps(line) + '\n' for line in uneven))
+  mixed, begun, foreign = (tmp_path / f'{name}.jsonl' for name in ('mixed', 'begun', 'foreign'))
+  line = {'text': 'abcd', 'token_ids': list(b'abcd')}
+  for path, other in (
+    (mixed, {'temperature': 0.5}),
+    (begun, {'prompt': 'ab'}),
+    (foreign, {'token_ids': [2000, 1, 2, 3]}),
+  ):
+    path.write_text(''.join(json.dumps(x) + '\n' for x in (line, line | other)))
   for arguments, message in (
     (['--data=wikitxt'], 'Did you mean wikitext'),
     (['--data=wikitext', f'--data_dir={tmp_path}'], '--data_dir names the folder'),
     ([f'--data={tmp_path}/nowhere.txt'], 'neither a text file nor a known set'),
     ([f'--data={empty}'], 'is empty'),
-    ([f'--infill={long}'], 'long.jsonl: item 1 has 139 tokens, and the model takes 32'),
+    ([f'--infill={long}'], "begins 'a word a word a word a word a word a wor' has 139 tokens"),
     ([f'--infill={empty}'], 'is empty'),
     ([f'--samples={out}'], 'go together'),
     ([f'--samples={out}', f'--judge={judge}', '--data=valid,lambada'], 'one --data'),
     ([f'--samples={out}', f'--judge={judge}'], 'texts of 1 to 2 tokens'),
+    ([f'--samples={out}', f'--judge={judge}', '--rows=2'], '--rows goes with --choices, not'),
+    ([f'--samples={mixed}', f'--judge={judge}'], 'several kinds (temperature)'),
+    ([f'--samples={begun}', f'--judge={judge}'], 'given in part'),
+    ([f'--samples={foreign}', f'--judge={judge}'], 'not of the tokenizer'),
     ([f'--samples={tmp_path}/none.jsonl', f'--judge={judge}'], 'does not exist'),
     ([f'--samples={long}', f'--judge={judge}'], 'holds no samples'),
     ([f'--infill={long}', f'--choices={long}'], 'one of'),

@@ -123,7 +123,7 @@ def test_what_was_published_stands_apart():
   ours, published = text.split('\n## Published, for orientation only: other models, other data')
   assert '32.83' not in ours and '≤ 54.60' not in published
   assert published.splitlines()[0] == (
-    ', 262 B or 524 B tokens of OpenWebText, GPT-2 tokens; not comparable with the figures above'
+    ', 524 B tokens of OpenWebText, GPT-2 tokens; not comparable with the figures above'
   )
   assert cells(published) == [
     ['', 'WikiText', 'LAMBADA', 'PubMed', 'arXiv'],

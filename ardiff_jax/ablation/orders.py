@@ -69,7 +69,13 @@ def choices(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> di
   rows = choices_lib.encode(
     [items[i] for i in sorted(few)], model.tokenizer, model.config.data.length, 'skip'
   )
-  nats = model.sequence_nats(rows.tokens, rows.counted, num_samples=run.num_rows or None, seed=seed)
+  nats = model.sequence_nats(
+    rows.tokens,
+    rows.counted,
+    num_samples=run.num_rows or None,
+    seed=seed,
+    numbers=rows.numbers,
+  )
   score = choices_lib.score(rows.items, nats)
   return _figures(
     {
@@ -87,9 +93,10 @@ def generation(models: Models, run: ConfigDict, settings: Mapping, seed: int) ->
   samples = model.sample(run.num_texts, seed=seed, **_sampling(run, settings))
   tokens = np.array([sample.token_ids for sample in samples], np.int32)
   judge = judge_of(models, run.judge, model, seed)
-  real = models.valid_texts(run.model, seed, 2 * run.num_texts)
+  real = models.text(run.model, seed, 'valid').spread(2 * run.num_texts)
   metrics = generated.measure(judge, tokens, real)
   notes = {name: metrics.pop(name) for name in ('flag', 'refused')}
+  notes['dtype'] = model.config.model.dtype  # of the network; draws are in float32
   metrics = {name: value for name, value in metrics.items() if value is not None}
   return _figures(metrics | {'calls': samples[0].network_calls}) | notes
 

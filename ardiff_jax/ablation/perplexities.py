@@ -31,13 +31,13 @@ def perplexity(models: Models, run: ConfigDict, settings: Mapping, seed: int) ->
   one, takes the place of the model's."""
   model = models(run.model, seed)
   text = models.text(run.model, seed, settings['data'])
-  rows = _rows(text, run.num_texts)
+  rows = text.spread(run.num_texts)
   method = model.method
   if settings.get('hyperschedule'):
     schedule = method_lib.parse_hyperschedule(settings['hyperschedule'], text.length)
     method = method_lib.measured_on(method, schedule, own_chain=False)
-  packed = Packed(rows.reshape(-1), text.length, text.num_bytes)
-  result = model.likelihood(packed, num_samples=run.num_rows, seed=seed, method=method)
+  part = Packed(rows.reshape(-1), text.length, 0)
+  result = model.likelihood(part, num_samples=run.num_rows, seed=seed, method=method)
   tokens_per_byte = len(text.stream) / text.num_bytes
   metrics = {
     'perplexity': result.perplexity,
@@ -53,7 +53,7 @@ def perplexity(models: Models, run: ConfigDict, settings: Mapping, seed: int) ->
 def released(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dict[str, Any]:
   """`data` of the settings as in `perplexity`; the model is one of score entropy."""
   model = models(run.model, seed)
-  rows = _rows(models.text(run.model, seed, settings['data']), run.num_texts)
+  rows = models.text(run.model, seed, settings['data']).spread(run.num_texts)
   key = rng.stream(jax.random.key(seed), 'released')
   size = model.config.eval.batch_size
   totals = {'exact': [], 'released': []}
@@ -92,10 +92,3 @@ def _integral(method, params, form, tokens, numbers, key, num_samples) -> jax.Ar
     key,
     num_samples,
   )
-
-
-def _rows(text: Packed, count: int) -> np.ndarray:
-  """Returns int32[N, L], at most so many full rows, evenly spread."""
-  full = max(1, len(text.stream) // text.length)
-  rows = np.unique(np.linspace(0, full - 1, min(count, full)).astype(int))
-  return np.stack([text[int(row)]['tokens'] for row in rows])

@@ -35,6 +35,8 @@ from ardiff_jax import workdir as files
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.ablation.tasks import TASKS
 from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation import sets
+from ardiff_jax.judging import mauve
 from ardiff_jax.progress import Progress
 from ardiff_jax.sampling.revision import Revision
 from ardiff_jax.training import loop
@@ -209,6 +211,11 @@ def check(sweep: ConfigDict) -> list[Cell]:
         Revision(**settings).check()
       except (TypeError, ValueError) as error:
         raise UserError(f'run {name!r} of the sweep: {error}') from error
+  for text in dict.fromkeys(cell.settings.get('data', 'valid') for cell in cells):
+    if text != 'valid':
+      sets.read(text)
+  if any(x.run.task == 'generation' and x.run.num_texts >= mauve.LEAST for x in cells):
+    mauve.library()
   for cell in cells:
     if cell.run.task not in TASKS:
       raise UserError(

@@ -20,7 +20,7 @@ from ardiff_jax.ablation.records import Record
 from ardiff_jax.evaluation import sets
 
 _PUBLISHED = """\
-## Published, for orientation only: other models, other data, 262 B or 524 B tokens of \
+## Published, for orientation only: other models, other data, 524 B tokens of \
 OpenWebText, GPT-2 tokens; not comparable with the figures above
 
 |  | WikiText | LAMBADA | PubMed | arXiv |

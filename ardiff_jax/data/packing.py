@@ -47,6 +47,12 @@ class Packed:
       'loss_mask': place_L >= row * self.length,
     }
 
+  def spread(self, count: int) -> np.ndarray:
+    """Returns int32[N, L], at most so many full rows, evenly spread and none twice."""
+    full = max(1, len(self.stream) // self.length)
+    rows = np.unique(np.linspace(0, full - 1, min(count, full)).astype(int))
+    return np.stack([self[int(row)]['tokens'] for row in rows])
+
 
 def pack(
   documents: Sequence[str],

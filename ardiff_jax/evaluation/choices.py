@@ -7,8 +7,9 @@ A file holds one item a line, in one of the forms that public sets come in,
   {"context_options": [text, ...], "continuation": text, "gold": number}   WinoGrande
 
 A choice is scored by the nats of its tokens, the text before it being given: exact for AR, else by
-the bound. `accuracy` picks the least nats, `accuracy_per_byte` the least nats per byte of the
-choice. (As DiffuGPT does, arXiv 2410.17891, §4.1.)
+the bound. The choices of an item share its draws, lest their noise decide. `accuracy` picks the
+least nats, `accuracy_per_byte` the least nats per byte of the choice. (As DiffuGPT does, arXiv
+2410.17891, §4.1.)
 
 Shapes: N choices of all items, L length.
 """
@@ -40,12 +41,13 @@ class Item(NamedTuple):
 class Rows(NamedTuple):
   """The choices of some items as rows of a model: tokens int32[N, L], counted bool[N, L].
 
-  `cut` is how many of the items lack a part of what is given.
+  `numbers` int[N] is which item a row is of, and `cut` how many items lack a part of what is given.
   """
 
   items: list[Item]
   tokens: np.ndarray
   counted: np.ndarray
+  numbers: np.ndarray
   cut: int
 
 
@@ -82,27 +84,28 @@ def encode(
   Raises:
     UserError: an item is too long, or none is left.
   """
-  kept, tokens, counted, cut = [], [], [], 0
-  for number, item in enumerate(items, 1):
+  kept, tokens, counted, numbers, cut = [], [], [], [], 0
+  for item in items:
     texts = zip(item.contexts, item.choices, strict=True)
     ids = [(tokenizer.encode(x), tokenizer.encode(f'{x} {y}')) for x, y in texts]
     size = max(len(whole) for _, whole in ids)
     starts = [_common(before, whole) for before, whole in ids]
-    asked = max(len(whole) - start for start, (_, whole) in zip(starts, ids, strict=True))
-    if size > length and too_long == 'refuse':
-      raise files.too_long(f'item {number}', size, length)
-    if asked > length or (size > length and too_long == 'skip'):
+    over = max(0, size - length)  # dropped from all contexts, so that they stay alike
+    if over and too_long == 'refuse':
+      raise files.too_long(item.contexts[0], size, length)
+    if over > min(starts) or (over and too_long == 'skip'):
       continue
+    numbers += [len(kept)] * len(ids)
     kept.append(item)
-    cut += size > length
+    cut += over > 0
     for start, (_, whole) in zip(starts, ids, strict=True):
-      row, start = whole[-length:], start - max(0, len(whole) - length)
+      row, start = whole[over:], start - over
       place = np.arange(length)
       tokens.append(np.pad(row, (0, length - len(row)), constant_values=tokenizer.eos_id))
       counted.append((place >= start) & (place < len(row)))
   if not kept:
     raise UserError(f'no item fits into the {length} tokens of the model')
-  return Rows(kept, np.array(tokens, np.int32), np.array(counted), cut)
+  return Rows(kept, np.array(tokens, np.int32), np.array(counted), np.array(numbers), cut)
 
 
 def score(items: Sequence[Item], nats_N: np.ndarray) -> Score:
@@ -144,6 +147,7 @@ def _item(record: dict) -> Item:
     contexts, gold = (record['query'],) * len(choices), record['gold']
   if not all(isinstance(x, str) for x in contexts + choices) or len(choices) < 2:
     raise ValueError('at least two choices, all of them text, are needed')
+  gold = int(gold) if isinstance(gold, str) and gold.isdecimal() else gold
   if not isinstance(gold, int) or not 0 <= gold < len(choices):
     raise IndexError(f'the right choice {gold!r} is not in 0..{len(choices) - 1}')
   return Item(contexts, choices, gold)

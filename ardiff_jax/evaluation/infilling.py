@@ -67,21 +67,23 @@ def encode(
     items: texts.
     tokenizer: of the model.
     length: L.
-    too_long: one of `items.TOO_LONG`. `cut` drops of the prefix first, then of the suffix's end.
+    too_long: one of `items.TOO_LONG`. `cut` leaves half of the room to the suffix, or more if the
+      prefix needs less.
 
   Raises:
     UserError: an item is too long, or none is left.
   """
   kept, tokens, holes, cut = [], [], [], 0
-  for number, item in enumerate(items, 1):
+  for item in items:
     before, middle, after = (tokenizer.encode(part) if part else [] for part in item)
     size = len(before) + len(middle) + len(after)
     if size > length and too_long == 'refuse':
-      raise files.too_long(f'item {number}', size, length)
+      raise files.too_long(''.join(item), size, length)
     if len(middle) > length or (size > length and too_long == 'skip'):
       continue
-    after = after[: length - len(middle)]
-    before = before[max(0, size - length) :]
+    room = length - len(middle)
+    after = after[: max(room // 2, room - len(before))]
+    before = before[max(0, len(before) + len(after) - room) :]
     cut += size > length
     row = [*before, *middle, *after]
     place = np.arange(length)
@@ -97,13 +99,13 @@ def score(truths: Sequence[str], texts: Sequence[str]) -> dict[str, np.ndarray]:
   """Returns figures of each text against what it should be, float64[N].
 
   Returns:
-    'exact', whether they agree, blanks at either end aside; 'rouge1', 'rouge2' and 'rougeL', F1
+    'exact', whether they agree, blanks at the end aside; 'rouge1', 'rouge2' and 'rougeL', F1
     without stemming (Lin 2004, as the package rouge-score computes them).
   """
   names = 'rouge1', 'rouge2', 'rougeL'
   scorer = rouge_scorer.RougeScorer(names, use_stemmer=False)
   scores = [scorer.score(*pair) for pair in zip(truths, texts, strict=True)]
-  same = [a.strip() == b.strip() for a, b in zip(truths, texts, strict=True)]
+  same = [a.rstrip() == b.rstrip() for a, b in zip(truths, texts, strict=True)]
   figures = {name: np.array([one[name].fmeasure for one in scores]) for name in names}
   return {'exact': np.array(same, np.float64), **figures}
 

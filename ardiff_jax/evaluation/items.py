@@ -1,13 +1,14 @@
 """Files of items to evaluate on: JSON lines, an item each, gzipped if the name ends in .gz.
 
 An item longer than the model's sequence is refused, since a figure over the rest would be of
-another set; `skip` leaves such items out and counts them, `cut` drops the beginning of what is
-given before the part that is asked for.
+another set; `skip` leaves such items out and counts them, `cut` drops what is given farthest from
+the part that is asked for.
 """
 
 import gzip
 import json
 import pathlib
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -32,11 +33,11 @@ def read(path: str | pathlib.Path, parse: Callable[[dict[str, Any]], T], known: 
   path = pathlib.Path(path).expanduser()
   try:
     data = path.read_bytes()
-    lines = (gzip.decompress(data) if path.suffix == '.gz' else data).decode().splitlines()
-  except (OSError, EOFError, UnicodeDecodeError) as error:
+    text = (gzip.decompress(data) if path.suffix == '.gz' else data).decode('utf-8-sig')
+  except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
     raise UserError(f'{path} cannot be read: {error}') from None
   items = []
-  for number, line in enumerate(lines, 1):
+  for number, line in enumerate(text.split('\n'), 1):  # others than these may be inside of JSON
     if not line.strip():
       continue
     try:
@@ -50,9 +51,10 @@ def read(path: str | pathlib.Path, parse: Callable[[dict[str, Any]], T], known: 
   return items
 
 
-def too_long(what: str, size: int, length: int) -> UserError:
+def too_long(text: str, size: int, length: int) -> UserError:
   """Returns the error of an item of `size` tokens that is refused by a model of `length`."""
   return UserError(
-    f'{what} has {size} tokens, and the model takes {length}: --too_long=skip leaves such items '
-    'out, --too_long=cut drops the beginning of what is given'
+    f'the item that begins {text[:40]!r} has {size} tokens, and the model takes {length}: '
+    '--too_long=skip leaves such items out, --too_long=cut drops what is given farthest from what '
+    'is asked for'
   )

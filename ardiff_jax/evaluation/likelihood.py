@@ -112,7 +112,8 @@ def sequence_nats(
 ) -> tuple[np.ndarray, np.ndarray, str]:
   """Returns the nats of each sequence, float64[N], its tokens, int[N], and the name of the rows.
 
-  What is drawn for a sequence depends on the seed and its place in the text, not on its batch.
+  What is drawn for a sequence depends on the seed and its number, not on its batch: its place in
+  the text, or `number` int32[B] of a batch.
 
   Arguments as in `measure`.
   """
@@ -124,18 +125,17 @@ def sequence_nats(
     for batch in batches:
       if schedule is None:
         schedule = mesh_lib.repeat(mesh, method.hyperschedule.prefix(batch['tokens'].shape[1]))
-      placed = mesh_lib.place_whole(mesh, batch)
-      numbers = mesh_lib.repeat(
-        mesh, np.arange(start, start + len(batch['tokens']), dtype=np.int32)
-      )
-      start += len(batch['tokens'])
+      size = len(batch['tokens'])
+      numbers = batch.get('number', np.arange(start, start + size)).astype(np.int32)
+      placed = mesh_lib.place_whole(mesh, {**batch, 'number': numbers})
+      start += size
       if report and nats:  # of the batches before, so that the devices need not wait
         done = sum(int(x.sum()) for x in counts)
         so_far = sum(float(x.sum()) for x in nats) / max(done, 1)
         report(done, f'{so_far:.3f} nats/token', done / (time.monotonic() - began))
       nats.append(
         _batch_nats(
-          *(method, params, schedule, placed['tokens'], placed['loss_mask'], numbers),
+          *(method, params, schedule, placed['tokens'], placed['loss_mask'], placed['number']),
           *(key, num_samples),
         )
       )

@@ -54,33 +54,39 @@ def of_infilling(records: Sequence[dict[str, Any]]) -> str:
     {
       **{title: column(name) for name, title in names.items()},
       'sampler': lambda r: f'{r["sampler"]}, temperature {r["temperature"]:g}',
-      'calls': lambda r: str(r['network_calls']),
     },
   )
 
 
 def of_judged(records: Sequence[dict[str, Any]]) -> str:
-  """Returns records of `evaluate.judge` as text."""
+  """Returns records of `evaluate.judge` as text: each figure, then that of real text."""
+  names = {
+    'judge_nats': 'judge, nats',
+    'judge_perplexity': 'perplexity',
+    'entropy': 'entropy',
+    **{f'distinct_{n}': f'distinct-{n}' for n in (1, 2, 3)},
+    'self_bleu': 'self-BLEU',
+    'repetition': 'rep-4',
+  }
   lines = []
   for r in records:
-    error = '' if r['stderr'] is None else f', standard error {r["stderr"]:.3f}'
+    bending = r['controls'] or {}
     lines += [
       f'{r["data"]}: {r["texts"]} texts of {r["length"]} tokens'
       + (', encoded anew' if r['retokenised'] else ''),
       f'  {r["sampler"]} on {r["hyperschedule"]}, temperature {r["temperature"]}, '
-      f'{r["network_calls"]} network calls, network in {r["dtype"]}, draws in float32',
-      f'  judge {r["judge"]}: perplexity {r["judge_perplexity"]:.2f} '
-      f'= {r["judge_nats"]:.3f} nats a token{error}',
+      + ''.join(f'{name} {value}, ' for name, value in bending.items())
+      + f'{r["network_calls"]} network calls, network in {r["dtype"]}, draws in float32',
+      f'  judge {r["judge"]}, standard error {r["stderr"]:.3f} nats; real text: {r["real"]}',
       *([f'  beware: {r["flag"]}'] if r['flag'] else []),
       '',
-      f'    {"entropy":<12}{_figure(r["entropy"], 3):>8}   {r["real"]} {r["real_entropy"]:.3f}',
-      *(f'    {f"distinct-{n}":<12}{r[f"distinct_{n}"]:8.3f}' for n in (1, 2, 3)),
-      f'    {"self-BLEU":<12}{r["self_bleu"]:8.3f}',
-      f'    {"rep-4":<12}{r["repetition"]:8.3f}',
-      f'    {"MAUVE":<12}{_figure(r["mauve"], 3):>8}   '
-      + (
-        r['refused'] or f'{r["mauve_texts"]} texts; real against real {_figure(r["mauve_real"], 3)}'
+      f'    {"":<12}{"texts":>8}{"real":>8}',
+      *(
+        f'    {title:<12}{_figure(r[name], 3):>8}{_figure(r[f"real_{name}"], 3):>8}'
+        for name, title in names.items()
       ),
+      f'    {"MAUVE":<12}{_figure(r["mauve"], 3):>8}{_figure(r["mauve_real"], 3):>8}   '
+      + (r['refused'] or f'{r["mauve_texts"]} texts; real ones shuffled {r["mauve_shuffled"]:.3f}'),
       '',
     ]
   return '\n'.join(lines)

@@ -41,7 +41,9 @@ class Mauve(NamedTuple):
   num_buckets: int
 
 
-def of_texts(judge: Model, tokens_NxL: np.ndarray, real_NxL: np.ndarray) -> Mauve:
+def of_texts(
+  judge: Model, tokens_NxL: np.ndarray, real_NxL: np.ndarray, batch_size: int | None = None
+) -> Mauve:
   """Returns the score of int[N, L] texts against real ones; the judge is one that `reading.check`
   let pass.
 
@@ -54,7 +56,7 @@ def of_texts(judge: Model, tokens_NxL: np.ndarray, real_NxL: np.ndarray) -> Mauv
       f'texts of {lengths[0]} and of {lengths[1]} tokens: MAUVE would measure the lengths'
     )
   _check_counts(tokens_NxL, real_NxL)
-  return of_features(*(reading.features(judge, x) for x in (tokens_NxL, real_NxL)))
+  return of_features(*(reading.features(judge, x, batch_size) for x in (tokens_NxL, real_NxL)))
 
 
 def of_features(features_NxD: np.ndarray, real_NxD: np.ndarray) -> Mauve:
@@ -64,14 +66,8 @@ def of_features(features_NxD: np.ndarray, real_NxD: np.ndarray) -> Mauve:
     UserError: there are fewer than 100 of either or not as many of both, or the library is missing.
   """
   _check_counts(features_NxD, real_NxD)
-  try:
-    import mauve
-  except ImportError:
-    raise UserError(
-      'MAUVE needs mauve-text, which is in the extra "mauve": pip install -e ".[mauve]"'
-    ) from None
   count = len(features_NxD)
-  found = mauve.compute_mauve(
+  found = library().compute_mauve(
     p_features=np.asarray(features_NxD, np.float32),
     q_features=np.asarray(real_NxD, np.float32),
     num_buckets=min(count // 10, _MOST_BUCKETS),
@@ -79,6 +75,21 @@ def of_features(features_NxD: np.ndarray, real_NxD: np.ndarray) -> Mauve:
     verbose=False,
   )
   return Mauve(float(found.mauve), count, found.num_buckets)
+
+
+def library():
+  """Returns the module of mauve-text, which is imported late, being large and optional.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    import mauve
+  except ImportError:
+    raise UserError(
+      'MAUVE needs mauve-text, which is in the extra "mauve": pip install -e ".[mauve]"'
+    ) from None
+  return mauve
 
 
 def _check_counts(texts: np.ndarray, real: np.ndarray) -> None:

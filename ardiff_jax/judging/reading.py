@@ -41,15 +41,16 @@ def check(judge: Model, tokenizer: Tokenizer, length: int) -> None:
   if length > judge.config.data.length:
     raise UserError(
       f'texts of {length} tokens are longer than the {judge.config.data.length} that the judge '
-      f'reads: judge shorter ones, or give a judge trained with --config.data.length={length}'
+      f'reads: sample with --length={judge.config.data.length}, or give a judge that reads more'
     )
 
 
-def nats(judge: Model, tokens_NxL: np.ndarray) -> np.ndarray:
+def nats(judge: Model, tokens_NxL: np.ndarray, batch_size: int | None = None) -> np.ndarray:
   """Returns float64[N], nats per token of int[N, L] texts under a judge that `check` let pass."""
   tokens = np.asarray(tokens_NxL, np.int32)
   everything = np.ones(tokens.shape, bool)
-  return judge.sequence_nats(tokens, everything, num_samples=None, seed=0) / tokens.shape[1]
+  total = judge.sequence_nats(tokens, everything, num_samples=None, seed=0, batch_size=batch_size)
+  return total / tokens.shape[1]
 
 
 def features(judge: Model, tokens_NxL: np.ndarray, batch_size: int | None = None) -> np.ndarray:

@@ -12,20 +12,22 @@ from ml_collections import ConfigDict
 from configs.sweeps import base
 
 
-def _rows(name: str, width: int = 16, levels: int | None = None) -> dict:
-  """Returns the override of a hyperschedule that tiles the text."""
-  rows = {'name': name, 'width': width, 'num_levels': levels or width}
+def _rows(name: str, width: int) -> dict:
+  """Returns the override of a hyperschedule that tiles the text, with as many levels as `flat`."""
+  rows = {'name': name, 'width': width, 'num_levels': 1024}
   return {'hyperschedule': rows, 'objective': {'doubled': True, 'time_range': (0.0, 1.0)}}
 
 
-# By name, then by title: config, override, what is sampled how.
+_LEVELS = (1, 4, 16, 64, 1024)
+
+# By name, then by title: config, override, what is sampled how; None if nothing is.
 _ABLATIONS = {
   'hyperschedule': {
     'autoregressive': ('ar', {}, {}),
     'flat': ('mdlm', {}, {'steps': 32}),
     **{f'block {w}': ('mdlm', _rows('block', w), {'steps': 4}) for w in (4, 16, 64)},
     **{f'slide {w}': ('mdlm', _rows('slide', w), {'steps': 16}) for w in (16, 64)},
-    'hybrid 16': ('mdlm', _rows('hybrid'), {'steps': 16}),
+    'hybrid 16': ('mdlm', _rows('hybrid', 16), {'steps': 16}),
   },
   'epsilon': {
     f'ε = {x:g}': ('epsilon_hybrid', {'noise': {'epsilon': x}}, {'steps': 32})
@@ -46,9 +48,7 @@ _ABLATIONS = {
   'context': {
     x: ('bd3lm', {'denoiser': {'context': x}}, {'steps': 4}) for x in ('causal', 'block_causal')
   },
-  'levels': {
-    f'T = {x}': ('bd3lm', _rows('block', 16, x), {'steps': min(x, 16)}) for x in (1, 4, 16, 64)
-  },
+  'levels': {'BD3-LM': ('bd3lm', {}, {'steps': (1, 4, 16)})},  # training is in continuous time
   'eta': {
     f'η = {x:g}': ('epsilon_hybrid', {}, {'sampler': 'acs', 'eta': x, 'steps': (16, 64)})
     for x in (0.0, 0.005, 0.015, 0.05)
@@ -93,6 +93,9 @@ def get_config(what: str = '') -> ConfigDict:
       c.models[model] = entry
       run = dict(model=model, title=title, num_texts=512, num_rows=8, task='perplexity')
       run |= dict(group='likelihood', grid={'data': ('valid', 'wikitext')})
+      if name == 'levels':
+        levels = tuple(f'block,width=16,num_levels={x}' for x in _LEVELS)
+        run['grid']['hyperschedule'] = levels
       c.runs[f'{key}, likelihood'] = ConfigDict(run)
     if sampling is not None:
       grid = {key: x for key, x in sampling.items() if isinstance(x, tuple)}

@@ -5,9 +5,10 @@
   python -m ardiff_jax.figures --sweep=runs/table1 --out=figures
 
 The same tokens, batches and network for all: what differs is noise, hyperschedule and objective.
-No network is told the noise level, and all predict the next token. Then all write texts at several
-temperatures, to be judged. `--sweep=configs/sweeps/table1.py:400` trains for 400 updates instead of
-800. The sets lie in $ARDIFF_DATA, see `ardiff_jax/evaluation/sets.py`.
+No network is told the noise level, and all predict the next token. Bounds are of 1,024 levels, for
+fewer make them looser. Then all write texts at several temperatures, to be judged.
+`--sweep=configs/sweeps/table1.py:400` trains for 400 updates instead of 600. The sets lie in
+$ARDIFF_DATA, see `ardiff_jax/evaluation/sets.py`.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ _METHODS = {
 }
 
 
-def get_config(updates: str = '800') -> ConfigDict:
+def get_config(updates: str = '600') -> ConfigDict:
   updates = base.parse_updates(updates)
   c = ConfigDict()
   c.seeds = (0, 1)
@@ -35,6 +36,7 @@ def get_config(updates: str = '800') -> ConfigDict:
     {
       'data': {'source': 'builtin', 'valid_source': ''},
       'denoiser': {'alignment': 'shifted'},
+      'hyperschedule': {'num_levels': 1024},
       'model': {'conditioning': 'none'},
       'train': {'steps': updates},
     }
