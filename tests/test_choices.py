@@ -146,3 +146,9 @@ def test_a_model_that_knows_the_text_chooses_it(name, tmp_path, text_file):
     for size in (1, 16)
   ]
   np.testing.assert_allclose(*nats, rtol=1e-5)
+  twice, all_counted = rows.tokens[[0, 0]], np.ones((2, 32), bool)
+  for numbers, alike in (([3, 3], True), ([3, 4], name != 'mdlm')):
+    one, other = model.sequence_nats(
+      twice, all_counted, num_samples=1, seed=0, numbers=np.array(numbers)
+    )
+    assert (one == other) == alike

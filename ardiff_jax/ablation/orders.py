@@ -19,6 +19,7 @@ from ardiff_jax.data.packing import Packed
 from ardiff_jax.evaluation import choices as choices_lib
 from ardiff_jax.judging import generated
 
+_OF_REAL = 'real_judge_nats', 'real_entropy'  # what is said of real text beside each method
 _ROUGE = 'rouge1', 'rouge2', 'rougeL'
 
 
@@ -97,7 +98,11 @@ def generation(models: Models, run: ConfigDict, settings: Mapping, seed: int) ->
   metrics = generated.measure(judge, tokens, real)
   notes = {name: metrics.pop(name) for name in ('flag', 'refused')}
   notes['dtype'] = model.config.model.dtype  # of the network; draws are in float32
-  metrics = {name: value for name, value in metrics.items() if value is not None}
+  metrics = {
+    name: value
+    for name, value in metrics.items()
+    if value is not None and (not name.startswith('real_') or name in _OF_REAL)
+  }
   return _figures(metrics | {'calls': samples[0].network_calls}) | notes
 
 
