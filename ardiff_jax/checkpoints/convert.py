@@ -1,6 +1,8 @@
 """From a published file to a model directory, and back."""
 
+import collections
 import importlib.util
+import math
 import pathlib
 import re
 import sys
@@ -97,8 +99,9 @@ def read(
   if wrong:
     more = f'\n  and {len(wrong) - 10} more' if len(wrong) > 10 else ''
     raise UserError(f'as layout {layout}:\n  ' + '\n  '.join(wrong[:10]) + more)
-  arrays = {path: np.zeros(shape, np.float32) for path, shape in _shapes(config).items()}
-  for name, tensor in expected.items():
+  arrays = {path: _zeros(shape) for path, shape in _shapes(config).items()}
+  # the largest first: memory is taken as it is written to, and each is there twice for a moment
+  for name, tensor in sorted(expected.items(), key=lambda item: -math.prod(item[1].shape)):
     tensor.put(arrays, file.read(name))
   if layouts.DERIVED in shapes and not np.allclose(
     file.read(layouts.DERIVED), layouts.derived(config), rtol=1e-2
@@ -223,11 +226,17 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
   mesh = mesh_lib.fitting_mesh(config.mesh)
   _, params = restore_ema(workdir, abstract_params(method, config.data.length, mesh))
   arrays = {path: np.asarray(x) for path, x in _flat(params).items()}
+  del params
   expected = layouts.tensors(layout, network)
 
   def tensors():
-    for name, tensor in expected.items():
+    left = collections.Counter(path for tensor in expected.values() for path in tensor.paths)
+    for name, tensor in sorted(expected.items(), key=lambda item: item[1].paths):
       yield name, tensor.get(arrays)
+      left.subtract(tensor.paths)
+      for path in tensor.paths:
+        if not left[path]:
+          del arrays[path]  # what has been copied is not kept
     if layout != 'gpt2':
       yield layouts.DERIVED, layouts.derived(network)
 
@@ -279,11 +288,19 @@ def to_params(arrays: Arrays) -> dict:
 
 
 def _place(arrays: Arrays, abstract: dict) -> dict:
-  """Puts parameters where they belong, one by one, so that few are there twice."""
+  """Puts parameters where they belong, one after the other, so that no two are there twice."""
   flat = _flat(abstract)
   for path in list(arrays):
-    arrays[path] = jax.device_put(arrays[path], flat[path].sharding)
+    arrays[path] = jax.block_until_ready(jax.device_put(arrays[path], flat[path].sharding))
   return to_params(arrays)
+
+
+def _zeros(shape: tuple[int, ...]) -> np.ndarray:
+  """Returns float32 zeros that begin at a multiple of 64 bytes: JAX takes these on CPU uncopied."""
+  size = 4 * math.prod(shape)
+  memory = np.zeros(size + 64, np.uint8)
+  start = -memory.ctypes.data % 64
+  return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 def _shapes(config: TransformerConfig) -> dict[tuple[str, ...], tuple[int, ...]]:

@@ -77,7 +77,7 @@ def open_file(path: pathlib.Path) -> Tensors:
 def write(path: pathlib.Path, tensors: Iterator[tuple[str, np.ndarray, str]]) -> None:
   """Writes safetensors, whole or not at all: names, float32 values and the dtypes they get."""
   temporary = path.with_name(path.name + '.tmp')
-  content = {name: value.astype(_kind(dtype)) for name, value, dtype in tensors}
+  content = {name: value.astype(_kind(dtype), copy=False) for name, value, dtype in tensors}
   try:
     safetensors.numpy.save_file(content, temporary, metadata={'format': 'pt'})
     os.replace(temporary, path)
@@ -91,13 +91,14 @@ def _kind(dtype: str) -> np.dtype:
 
 class _Safetensors:
   def __init__(self, path: pathlib.Path):
+    self._path = path
     try:
-      self._file = safetensors.safe_open(path, framework='numpy')
+      file = safetensors.safe_open(path, framework='numpy')
     except (OSError, safetensors.SafetensorError) as error:
       raise UserError(f'{path} is no safetensors file: {error}') from None
-    names = list(self._file.keys())
+    names = list(file.keys())
     self.prefix = _prefix(names)
-    slices = {name: self._file.get_slice(name) for name in names}
+    slices = {name: file.get_slice(name) for name in names}
     self.shapes = {
       name.removeprefix(self.prefix): tuple(x.get_shape()) for name, x in slices.items()
     }
@@ -108,7 +109,10 @@ class _Safetensors:
 
   def read(self, name: str) -> np.ndarray:
     bare = name.startswith(_UNWRAPPED)
-    return self._file.get_tensor(name if bare else self.prefix + name).astype(np.float32)
+    # opened anew, so that what was read before is no longer mapped into memory
+    with safetensors.safe_open(self._path, framework='numpy') as file:
+      tensor = file.get_tensor(name if bare else self.prefix + name)
+    return tensor.astype(np.float32, copy=False)
 
 
 class _Pickle:

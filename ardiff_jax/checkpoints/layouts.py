@@ -58,7 +58,7 @@ class Tensor:
     """Returns the tensor of the file, float32."""
     rows = self.shape[1:] if self.transposed else self.shape[:-1]
     parts = [view.reshape(*rows, -1) for view in self._views(arrays)]
-    value = np.concatenate(parts, axis=-1)
+    value = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     return np.ascontiguousarray(value.T if self.transposed else value)
 
   def _views(self, arrays: Arrays) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ before it.
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import re
 import sys
@@ -180,9 +181,8 @@ def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
     UserError: they cannot be written.
   """
   options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-  largest = 1.01e-9 * max(x.nbytes for x in jax.tree.leaves(params))  # so few are there twice
   handlers = {
-    'ema': ocp.StandardCheckpointHandler(save_concurrent_gb=largest),
+    'ema': ocp.PyTreeCheckpointHandler(use_compression=False),  # it takes copies of the arrays
     'meta': ocp.JsonCheckpointHandler(),
   }
   folder = paths.path_of(workdir) / _FOLDER
@@ -191,7 +191,7 @@ def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
     ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager,
   ):
     meta = {'config': config, 'fingerprint': {'ema': fingerprint(params)}}
-    items = ocp.args.Composite(ema=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta))
+    items = ocp.args.Composite(ema=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(meta))
     manager.save(0, args=items)
 
 
@@ -246,7 +246,8 @@ def fingerprint(tree: Any) -> str:
   return ' '.join(f'{int(_checksum(x)):08x}' for x in jax.tree.leaves(tree))
 
 
-@jax.jit
+# the pass would write the hashes down before it sums them, an array as large as x
+@functools.partial(jax.jit, compiler_options={'xla_disable_hlo_passes': 'tree_reduction_rewriter'})
 def _checksum(x: jax.Array) -> jax.Array:
   words = jax.lax.bitcast_convert_type(x, jnp.uint32)
   place = jnp.zeros(words.shape, jnp.uint32)
