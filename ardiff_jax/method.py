@@ -134,7 +134,7 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
   with _blaming('objective'):
     # what an objective wants to know beside its own settings
     others = dict(config.revision) | dict(process=process, width=config.hyperschedule.width)
-    others |= dict(gate=gate, num_visits=config.revision.steps)
+    others |= dict(gate=gate, num_visits=config.revision.steps, num_updates=config.train.steps)
     objective = _call(OBJECTIVES, config.objective, **others)
     if gate is not None and not isinstance(objective, OverwriteGate):
       raise ValueError('config.gate.kind is set, but only objective overwrite_gate trains a gate')
@@ -154,6 +154,15 @@ def build(config: ConfigDict, vocab_size: int, bos_id: int, eos_id: int) -> Meth
       raise ValueError(
         'objective any_order and window none need each other: the positions of a group are '
         f'predicted without each other; got window {denoise.rules.window}'
+      )
+    if isinstance(objective, AnyOrder) and network.config.conditioning == 'adaln':
+      raise ValueError(
+        'any_order has no noise levels to tell: it needs config.model.conditioning none'
+      )
+    if isinstance(objective, Adaptation) and objective.causal_steps >= config.train.steps:
+      raise ValueError(
+        f'causal_steps={objective.causal_steps} of {config.train.steps} updates leave none for '
+        'diffusion'
       )
     if isinstance(objective, Adaptation) and not (
       denoise.rules.shifted and denoise.rules.window == 'full' and denoise.always_active

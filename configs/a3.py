@@ -7,6 +7,9 @@ random orders, with some of the text given. Generates in any order, a group a st
 
   python -m ardiff_jax.sample --workdir=runs/a3 --hyperschedule=shuffled,width=4,seed=0
   python -m ardiff_jax.evaluate --workdir=runs/a3 --hyperschedule=strided,width=8
+
+With `--config.init_from=DIR --config.objective.stages='((0.0,4,1.0,0.5),)'` it starts from a
+trained run of `ar`.
 """
 
 from configs import base
@@ -20,9 +23,7 @@ def get_config(size: str = ''):
   c.denoiser.context = 'block_causal'
   c.denoiser.window = 'none'
   c.objective.name = 'any_order'
-  c.objective.given = 0.5
+  c.objective.stages = ((0.0, 1, 0.0, 0.0), (1 / 3, 4, 0.0, 0.0), (2 / 3, 4, 1.0, 0.5))
   c = base.finish(c, size)
-  c.model.mask_positions = c.data.length
-  third = c.train.steps // 3
-  c.objective.stages = ((0, 1, 0.0), (third, 4, 0.0), (2 * third, 4, 1.0))
+  c.model.mask_positions = c.data.get_ref('length')
   return c

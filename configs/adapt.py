@@ -17,6 +17,6 @@ def get_config(size: str = ''):
   c.objective.name = 'adaptation'
   c.objective.time_range = (1e-3, 1.0)
   c = base.finish(c, size)
-  c.objective.causal_steps = c.train.steps // 2
-  c.objective.anneal_steps = c.train.steps // 4
+  c.objective.causal_steps = c.train.get_ref('steps') // 2
+  c.objective.anneal_steps = c.train.get_ref('steps') // 4
   return c

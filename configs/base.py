@@ -89,9 +89,9 @@ def get_base() -> ConfigDict:
   c.objective.head = 'x0'  # or 'score'
   c.objective.form = 'exact'  # or 'released', the public γ-hybrid code's: no bound
   c.objective.settled_weight = 0.0  # of the cross-entropy of settled tokens
-  # of any_order: from which update on, groups of how many at most, share of random orders
-  c.objective.stages = ((0, 1, 0.0),)
-  c.objective.given = 0.0  # greatest share of positions that are context
+  # of any_order: from which share of the updates on, groups of how many at most, share of random
+  # orders, greatest share of positions that are context
+  c.objective.stages = ((0.0, 1, 0.0, 0.0),)
   # of adaptation, in updates:
   c.objective.causal_steps = 0  # of next-token prediction first
   c.objective.anneal_steps = 0  # until the window is full

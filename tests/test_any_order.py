@@ -14,10 +14,12 @@ from ardiff_jax.hyperschedules import any_order, autoregressive, flat, shuffled,
 from ardiff_jax.models import layouts
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
-from ardiff_jax.objectives.any_order import AnyOrder, masked_rank, order_nats
+from ardiff_jax.objectives.any_order import AnyOrder, _draw, masked_rank, order_nats
 from ardiff_jax.objectives.likelihood import Examples, reading_nats
+from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.loop import generate
 from ardiff_jax.sampling.steppers import Ancestral, Ranked
+from configs import a3 as a3_config
 from tests import worlds
 
 V, L = 3, 5
@@ -177,7 +179,9 @@ def test_who_sees_nothing_tells_positions_apart_by_their_own_vectors():
 # Generation.
 
 
-@functools.partial(jax.jit, static_argnames=('denoise', 'process', 'use_cache', 'trace'))
+@functools.partial(
+  jax.jit, static_argnames=('denoise', 'process', 'use_cache', 'trace', 'controls')
+)
 def run(denoise, weights, process, stepper, schedule, tokens, given, keys, **kwargs):
   return generate(denoise, weights, process, stepper, schedule, tokens, given, keys, **kwargs)
 
@@ -225,6 +229,30 @@ def test_given_tokens_are_kept_and_seen(alignment):
   assert float(nats[:, 1::2].mean()) < 1.2  # drawn from what is told; -log 1/3 is 1.1
 
 
+@BOTH
+def test_what_is_given_is_seen_by_all_groups_wherever_it_stands(alignment):
+  """Tokens of the first and of the last group are given: the others follow the law that
+  `order_nats` has of them when these come first, with a cache and without."""
+  n, order = 4000, np.array([2, 0, 1, 3, 3])
+  schedule, free = any_order(order), np.array([1, 2])
+  denoise = make(alignment, schedule)
+  tokens = jnp.broadcast_to(texts(1)[0], (n, L))
+  given = jnp.ones((n, L), bool).at[:, free].set(False)
+  arguments = denoise, params(), noise.absorbing(V), Ancestral(), schedule, tokens, given
+  every = np.repeat(np.asarray(tokens[:1]), V**2, axis=0)
+  every[:, free] = worlds.sequences(V, 2)
+  settle_step = jnp.where(given[0], 1, jnp.asarray(order) + 2)
+  nats = order_nats(denoise, params(), jnp.asarray(every), settle_step)
+  law = np.exp(-np.asarray(nats[:, free].sum(axis=1), np.float64))
+  np.testing.assert_allclose(law.sum(), 1.0, atol=1e-5)
+  for use in (False, True):
+    result = run(*arguments, keys_of(n), use_cache=use)
+    index = worlds.index_of(np.asarray(result.tokens)[:, free], V)
+    share = np.bincount(index, minlength=V**2) / n
+    assert (np.abs(share - law) < 5 * np.sqrt(law * (1 - law) / n)).all()
+    assert int(result.network_calls) == 2
+
+
 # Objective.
 
 
@@ -239,14 +267,14 @@ def examples_of(batch=512, length=L, step=0):
   )
 
 
-def drawn(objective, examples, width, share):
-  draw = jax.vmap(objective._draw, (0, 0, None, None))
-  return [np.asarray(x) for x in draw(examples.keys, examples.counted, width, share)]
+def drawn(examples, width, share, given=0.0):
+  draw = jax.vmap(_draw, (0, 0, None, None, None))
+  return [np.asarray(x) for x in draw(examples.keys, examples.counted, width, share, given)]
 
 
 @pytest.mark.parametrize('width', [1, 2, 4])
 def test_groups_are_of_the_width_drawn_and_what_is_given_comes_first(width):
-  groups, counted = drawn(AnyOrder(), examples_of(length=9), width, 1.0)
+  groups, counted = drawn(examples_of(length=9), width, 1.0)
   np.testing.assert_array_equal(counted, examples_of(length=9).counted)
   assert (groups[~counted] == 1).all() and (groups[counted] >= 2).all()
   largest = []
@@ -261,7 +289,7 @@ def test_groups_are_of_the_width_drawn_and_what_is_given_comes_first(width):
 
 @pytest.mark.parametrize('share', [0.0, 0.5, 1.0])
 def test_as_many_orders_are_shuffled_as_asked(share):
-  groups, counted = drawn(AnyOrder(), examples_of(2000, 9), 1, share)
+  groups, counted = drawn(examples_of(2000, 9), 1, share)
   in_order = np.mean(
     [(np.diff(row[free]) > 0).all() for row, free in zip(groups, counted, strict=True)]
   )
@@ -269,18 +297,28 @@ def test_as_many_orders_are_shuffled_as_asked(share):
 
 
 def test_given_positions_are_as_many_as_asked_and_weigh_nothing():
-  objective, examples = AnyOrder(given=0.6), examples_of(4000, 9)
-  _, counted = drawn(objective, examples, 2, 1.0)
+  objective, examples = AnyOrder(1, ((0.0, 1, 0.0, 0.6),)), examples_of(4000, 9)
+  _, counted = drawn(examples, 2, 1.0, 0.6)
   share = 1.0 - counted[np.asarray(examples.counted)].mean()
   np.testing.assert_allclose(share, 0.3, atol=0.02)
   few = examples_of()
   loss = objective(make('aligned'), params(), few, None)
-  _, counted = drawn(objective, few, 1, 0.0)
+  _, counted = drawn(few, 1, 0.0, 0.6)
   np.testing.assert_array_equal(np.asarray(loss) == 0.0, ~counted)
 
 
+def test_the_first_stage_of_the_config_is_autoregression():
+  """Every token is trained, and given those to its left alone: what a causal model reads."""
+  stages = a3_config.get_config('tiny').objective.stages
+  assert [stage[1:3] for stage in stages] == [(1, 0.0), (4, 0.0), (4, 1.0)]
+  whole = examples_of(8)._replace(counted=jnp.ones((8, L), bool))
+  loss = AnyOrder(90, stages)(make('shifted'), params(), whole, None)
+  causal = make('shifted', window='causal', context='causal')
+  np.testing.assert_allclose(loss, reading_nats(causal, params(), whole.tokens), atol=2e-5)
+
+
 def test_stages_follow_the_step_without_compiling_again():
-  objective = AnyOrder(stages=((0, 1, 0.0), (10, 4, 0.0), (20, 4, 1.0)))
+  objective = AnyOrder(30, ((0.0, 1, 0.0, 0.0), (1 / 3, 4, 0.0, 0.0), (2 / 3, 4, 1.0, 0.5)))
   denoise, count = make('aligned'), []
 
   @jax.jit
@@ -288,8 +326,9 @@ def test_stages_follow_the_step_without_compiling_again():
     count.append(1)
     return objective(denoise, params(), examples_of()._replace(step=step), None)
 
-  for step, (width, share) in {0: (1, 0.0), 9: (1, 0.0), 10: (4, 0.0), 20: (4, 1.0)}.items():
-    groups, counted = drawn(AnyOrder(), examples_of(), width, share)
+  first, second, third = (1, 0.0, 0.0), (4, 0.0, 0.0), (4, 1.0, 0.5)
+  for step, stage in {0: first, 9: first, 10: second, 20: third}.items():
+    groups, counted = drawn(examples_of(), *stage)
     nats = order_nats(denoise, params(), examples_of().tokens, jnp.asarray(groups))
     expected = np.where(counted, nats, 0.0)
     np.testing.assert_allclose(loss(jnp.int32(step)), expected, atol=1e-4)
@@ -300,7 +339,7 @@ def test_loss_of_equal_logits_is_the_log_of_their_number():
   zeros = jax.tree.map(jnp.zeros_like, params())
   for batch in (1, 7):
     few = examples_of(batch)
-    loss = AnyOrder(stages=((0, 4, 1.0),))(make('aligned'), zeros, few, None)
+    loss = AnyOrder(1, ((0.0, 4, 1.0, 0.0),))(make('aligned'), zeros, few, None)
     np.testing.assert_allclose(loss.sum() / few.counted.sum(), np.log(V), rtol=1e-5)
 
 
@@ -313,16 +352,18 @@ def test_masked_rank_counts_among_the_counted():
   'settings, message',
   [
     (dict(stages=()), 'of the form'),
-    (dict(stages=((5, 1, 0.0),)), 'begin at update 0'),
-    (dict(stages=((0, 1, 0.0), (0, 2, 0.0))), 'rise'),
-    (dict(stages=((0, 0, 0.0),)), 'width from 1'),
-    (dict(stages=((0, 1, 2.0),)), r'shuffled in \[0, 1\]'),
-    (dict(given=1.0), 'given must be in'),
+    (dict(stages=((0.0, 1, 0.0),)), 'of the form'),
+    (dict(stages=((0.5, 1, 0.0, 0.0),)), 'begin at 0'),
+    (dict(stages=((0.0, 1, 0.0, 0.0), (0.0, 2, 0.0, 0.0))), 'rise'),
+    (dict(stages=((0.0, 1, 0.0, 0.0), (1.0, 2, 0.0, 0.0))), 'shares of the updates'),
+    (dict(stages=((0.0, 0, 0.0, 0.0),)), 'width from 1'),
+    (dict(stages=((0.0, 1, 2.0, 0.0),)), r'shuffled in \[0, 1\]'),
+    (dict(stages=((0.0, 1, 0.0, 1.0),)), r'given in \[0, 1\)'),
   ],
 )
 def test_objective_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
-    AnyOrder(**settings)
+    AnyOrder(1, **settings)
 
 
 # Generation by rank.
@@ -435,6 +476,32 @@ def test_ranked_in_one_step_draws_everything_at_once():
     for stepper in (Ranked('confidence'), Ancestral())
   )
   np.testing.assert_array_equal(once, groups)
+
+
+@pytest.mark.parametrize('score', ['confidence', 'entropy'])
+def test_what_is_surest_does_not_depend_on_the_temperature(score):
+  """At temperature 0 every draw is sure: the model's own law says where to begin."""
+  schedule, n = flat(L, L), 1
+  denoise = make('aligned', schedule)
+  blank, free = jnp.zeros((n, L), jnp.int32), jnp.zeros((n, L), bool)
+  arguments = denoise, params(), noise.absorbing(V), Ranked(score), schedule, blank, free
+  cold = run(*arguments, keys_of(n), controls=Controls(temperature=0.0))
+  law = worlds.softmax(np.asarray(denoise_blank(denoise), np.float64))[0]
+  sure = law.max(axis=-1) if score == 'confidence' else (law * np.log(law)).sum(axis=-1)
+  assert sure.argmax() > 0
+  first = int(np.argmin(np.asarray(cold.reveal_step)[0]))
+  assert first == sure.argmax() and cold.tokens[0, first] == law[first].argmax()
+
+
+def denoise_blank(denoise):
+  """Logits [1, L, V] of nothing but masks."""
+  return denoise(
+    params(),
+    jnp.full((1, L), V),
+    sigma=jnp.zeros((1, L)),
+    regions=np.ones(L, np.int8),
+    settle_step=np.full(L, L),
+  )
 
 
 def test_ranked_refuses_another_score():

@@ -478,7 +478,7 @@ def get_config():
   c.models['gate, none'] = model('gate', False, init_from='@zero', gate={'signals': ()})
   c.models.zero = model('epsilon_hybrid', False, tokenizer={'path': "@judge/it's.model"})
   c.models.judge = model('ar', False, train={'learning_rate': 1, 'adam_b2': 1e-05, 'steps': 7})
-  c.models.a3 = model('a3', True, objective={'stages': ((0, 1, 0.0), (4, 4, 1.0))})
+  c.models.a3 = model('a3', True, objective={'stages': ((0.0, 1, 0.0, 0.0), (0.5, 4, 1.0, 0.5))})
   c.models.quiet = model('ar', False, model={'tie_embedding': False, 'dtype': ''})
   c.models.given = ConfigDict({'workdir': '/nowhere', 'config': ''})
   run = {'task': 'likelihood', 'group': 'x', 'model': 'judge', 'grid': {'order': ('',)}}

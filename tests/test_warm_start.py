@@ -107,3 +107,23 @@ def test_outputs_of_another_meaning_are_refused(text_file, tmp_path):
   config.model.update(ardiff_jax.load(tmp_path / 'sedd').config.model)
   with pytest.raises(UserError, match='head=score'):
     train(config, tmp_path / 'new')
+
+
+def test_an_autoregressive_model_becomes_one_of_any_order_or_of_diffusion(text_file, tmp_path):
+  """Its parameters as they are; the vectors that A3 has for masks at each position begin anew."""
+  train(small_config('ar', text_file), tmp_path / 'ar')
+  start = ardiff_jax.load(tmp_path / 'ar').params['params']
+  for name, objective in (
+    ('a3', {'stages': ((0.0, 4, 1.0, 0.5),)}),
+    ('adapt', {'causal_steps': 0, 'anneal_steps': 2}),
+  ):
+    config = small_config(name, text_file, steps=1, learning_rate=0.0)
+    config.init_from = str(tmp_path / 'ar')
+    config.objective.update(objective)
+    train(config, tmp_path / name)
+    model = ardiff_jax.load(tmp_path / name)
+    now = dict(model.params['params'])
+    if name == 'a3':
+      assert np.ptp(now.pop('mask_position_embedding')) > 0.0
+    assert fingerprint(now) == fingerprint(start)
+    assert len(model.sample(1, sampler='unmask_confidence', steps=4)[0].token_ids) == 32

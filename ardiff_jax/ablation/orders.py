@@ -27,21 +27,27 @@ def likelihood(models: Models, run: ConfigDict, settings: Mapping, seed: int) ->
   """`order` of the settings is a hyperschedule such as 'shuffled,width=4,seed=0', or '' for that of
   the model."""
   model = models(run.model, seed)
-  texts = models.valid_texts(run.model, seed, run.num_texts)
+  texts = models.text(run.model, seed, 'valid').spread(run.num_texts)  # the same for all seeds
   method = model.method
   if settings['order']:
     schedule = method_lib.parse_hyperschedule(settings['order'], texts.shape[1])
     method = method_lib.measured_on(method, schedule, own_chain=False)
   packed = Packed(texts.reshape(-1), texts.shape[1], 0)
   result = model.likelihood(packed, num_samples=run.num_rows or None, seed=seed, method=method)
-  return _figures({'nats': result.nll_per_token, 'exact': result.kind == 'exact'})
+  return _figures(
+    {
+      'nats': result.nll_per_token,
+      'stderr': result.stderr or 0.0,
+      'exact': result.kind == 'exact',
+    }
+  )
 
 
 def infilling(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dict[str, Any]:
   """`blank` of the settings is the share of the text that is blanked, in its middle; `steps` and
   `sampler` say how it is filled."""
   model = models(run.model, seed)
-  texts = models.valid_texts(run.model, seed, run.num_texts)
+  texts = models.text(run.model, seed, 'valid').spread(run.num_texts)
   length = texts.shape[1]
   size = max(1, round(settings['blank'] * length))
   blank = np.zeros(texts.shape, bool)
@@ -84,6 +90,7 @@ def choices(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> di
       'accuracy_per_byte': score.accuracy_per_byte,
       'chance': score.chance,
       'items': len(rows.items),
+      'too_long': len(few) - len(rows.items),
     }
   )
 

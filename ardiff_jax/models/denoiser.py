@@ -292,5 +292,11 @@ def make_denoiser(
       f'the network has {most} learned positions, too few for {hyperschedule.length} tokens'
       + (' and the one in front of them' if alignment == 'shifted' else '')
     )
+  most = network.config.mask_positions
+  if most and hyperschedule.length > most:
+    raise ValueError(
+      f'the masks of the network have vectors of their own at {most} positions, too few for '
+      f'{hyperschedule.length} tokens'
+    )
   rules = Rules(alignment, context, window, bos_id, eos_id, separate_documents, context_length)
   return Denoiser(network, rules, hyperschedule.always_active)

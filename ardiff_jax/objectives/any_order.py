@@ -29,28 +29,30 @@ class AnyOrder:
   """Cross-entropy of every position given the groups before its own; exact for each order.
 
   Attributes:
-    stages: what is trained from which update on, (update, width, shuffled): groups of 1 to `width`
-      positions, each width alike, in a random order for a share `shuffled` of the examples, in that
-      of the text for the others. The first is from update 0.
-    given: up to this share of the positions, drawn at random and uniform from 0, is context of all
-      groups and not trained, as in infilling.
+    num_updates: of the whole training.
+    stages: what is trained from which share of the updates on, (begin, width, shuffled, given):
+      groups of 1 to `width` positions, each width alike, in a random order for a share `shuffled`
+      of the examples, in that of the text for the others. Up to a share `given` of the positions,
+      drawn at random and uniform from 0, is context of all groups and not trained, as in infilling.
+      The first begins at 0.
   """
 
-  stages: Sequence[tuple[int, int, float]] = ((0, 1, 0.0),)
-  given: float = 0.0
+  num_updates: int
+  stages: Sequence[tuple[float, int, float, float]] = ((0.0, 1, 0.0, 0.0),)
 
   def __post_init__(self):
     stages = tuple(tuple(stage) for stage in self.stages)  # lists, from JSON
     object.__setattr__(self, 'stages', stages)
-    if not stages or any(len(stage) != 3 for stage in stages):
-      raise ValueError(f'stages must be of the form (update, width, shuffled), got {stages}')
-    starts = [stage[0] for stage in stages]
-    if starts[0] != 0 or sorted(set(starts)) != starts:
-      raise ValueError(f'stages must begin at update 0 and rise, got updates {starts}')
-    if any(width < 1 or not 0.0 <= shuffled <= 1.0 for _, width, shuffled in stages):
-      raise ValueError(f'stages need a width from 1 and shuffled in [0, 1], got {stages}')
-    if not 0.0 <= self.given < 1.0:
-      raise ValueError(f'given must be in [0, 1), got {self.given}')
+    if not stages or any(len(stage) != 4 for stage in stages):
+      raise ValueError(f'stages must be of the form (begin, width, shuffled, given), got {stages}')
+    begins = [stage[0] for stage in stages]
+    if begins[0] != 0 or sorted(set(begins)) != begins or not begins[-1] < 1:
+      raise ValueError(f'stages must begin at 0 and rise, shares of the updates, got {begins}')
+    for _, width, shuffled, given in stages:
+      if width < 1 or not 0.0 <= shuffled <= 1.0 or not 0.0 <= given < 1.0:
+        raise ValueError(
+          f'stages need a width from 1, shuffled in [0, 1] and given in [0, 1), got {stages}'
+        )
 
   def __call__(
     self,
@@ -62,24 +64,26 @@ class AnyOrder:
   ) -> jax.Array:
     """Returns float32[B, L], nats of each token; groups are drawn, not those of a schedule."""
     del hyperschedule
-    starts, widths, shuffled = (jnp.asarray(x) for x in zip(*self.stages, strict=True))
+    begins, *settings = zip(*self.stages, strict=True)
+    starts = jnp.asarray([round(begin * self.num_updates) for begin in begins])
     stage = jnp.searchsorted(starts, examples.step, side='right') - 1
-    draw = jax.vmap(self._draw, (0, 0, None, None))
-    settle_step, counted = draw(examples.keys, examples.counted, widths[stage], shuffled[stage])
+    draw = jax.vmap(_draw, (0, 0, None, None, None))
+    width, shuffled, given = (jnp.asarray(x)[stage] for x in settings)
+    settle_step, counted = draw(examples.keys, examples.counted, width, shuffled, given)
     nats = order_nats(denoise, params, examples.tokens, settle_step, dropout_key)
     return jnp.where(counted, nats, 0.0)
 
-  def _draw(self, key, counted_L, width, shuffled):
-    """Groups of one example: int32[L] from 1, those that are given first, and what is trained."""
-    uniform = lambda name, shape=(): jax.random.uniform(rng.stream(key, name), shape)  # noqa: E731
-    length = len(counted_L)
-    is_given = uniform('given', (length,)) < self.given * uniform('share')
-    is_given |= ~counted_L
-    place = random_order(rng.stream(key, 'order'), length)
-    place = jnp.where(uniform('shuffled') < shuffled, place, jnp.arange(length))
-    size = 1 + jnp.floor(uniform('width') * width).astype(jnp.int32)
-    free_place = masked_rank(place, ~is_given)
-    return jnp.where(is_given, 1, 2 + free_place // size), ~is_given
+
+def _draw(key, counted_L, width, shuffled, given):
+  """Groups of one example: int32[L] from 1, those that are given first, and what is trained."""
+  uniform = lambda name, shape=(): jax.random.uniform(rng.stream(key, name), shape)  # noqa: E731
+  length = len(counted_L)
+  is_given = (uniform('given', (length,)) < given * uniform('share')) | ~counted_L
+  place = random_order(rng.stream(key, 'order'), length)
+  place = jnp.where(uniform('shuffled') < shuffled, place, jnp.arange(length))
+  size = 1 + jnp.floor(uniform('width') * width).astype(jnp.int32)
+  free_place = masked_rank(place, ~is_given)
+  return jnp.where(is_given, 1, 2 + free_place // size), ~is_given
 
 
 def order_nats(

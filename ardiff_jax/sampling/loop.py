@@ -150,6 +150,8 @@ class _Loop:
     self.group_size = hyperschedule.group_size  # the most positions that settle at a step
     if stepper.keeps_order:
       self.group_size = -(-hyperschedule.length // hyperschedule.num_steps)
+    # where groups are of any order, what is given is seen by all of them, wherever it stands
+    self.given_first = denoise.rules.window == 'none' and not stepper.settles
     self.plan = stepper.plan(keys, given)
     steps = jnp.arange(hyperschedule.num_steps)
     moving = jnp.asarray(hyperschedule.regions(steps) == Region.ACTIVE)
@@ -170,7 +172,8 @@ class _Loop:
       settles_S = self._settles(steps)
       first, last = jnp.argmax(calls_S), jnp.max(jnp.where(calls_S, steps, -1))
       # The context of a prompt is computed in one call, that of the first step that moves anything.
-      prompted = ((first > 0) | self.stepper.keeps_order) & calls_S[first]
+      prompted = (first > 0) | self.stepper.keeps_order | (self.given_first & self.given.any())
+      prompted &= calls_S[first]
       state = state._replace(cache=self.denoise.empty_cache(self._shown(blank).shape[0], length))
       state, prompt_notes = jax.lax.cond(
         prompted, lambda state: self._read_prompt(state, first), self._skip_prompt, state
@@ -232,7 +235,8 @@ class _Loop:
       call = row.may_move.any()
     nothing = None
     if self.use_cache:
-      nothing = state.cache.no_entries(self.group_size, each=self.stepper.keeps_order)
+      each = self.stepper.keeps_order or self.given_first  # example its own slots
+      nothing = state.cache.no_entries(self.group_size, each=each)
     still = Moved(info.canvas, info.memory, self.stepper.notes(len(info.canvas)))
 
     def looking(num_new):
@@ -339,16 +343,18 @@ class _Loop:
   def _look(self, state, row, step, cached_step, num_new):
     """Runs the blocks over the canvas as it is, and with guidance over one without the prompt."""
     canvas = self._shown(state.canvas)
-    sigma, revealed = (
-      jnp.concatenate([x] * (len(canvas) // len(state.canvas)))
-      for x in (jnp.broadcast_to(row.sigma, state.canvas.shape), state.reveal_step)
-    )
+    sigma = self._doubled(jnp.broadcast_to(row.sigma, state.canvas.shape))
+    revealed = self._doubled(state.reveal_step)
     settle_step = jnp.asarray(self.schedule.settle_step)
-    if self.stepper.keeps_order:
-      is_mask = canvas == self.process.mask_id
-      settle_step = jnp.where(is_mask, self.schedule.num_steps + 2, revealed + 2)  # BOS before all
+    regions = self._regions(canvas, step)
+    if self.stepper.keeps_order or self.given_first:  # BOS settles before all, then what is given
+      if self.stepper.keeps_order:
+        is_mask = canvas == self.process.mask_id
+        settle_step = jnp.where(is_mask, self.schedule.num_steps + 2, revealed + 2)
+        sigma = jnp.where(is_mask, sigma, 0.0)
+      else:
+        settle_step = jnp.where(self._doubled(self.given), 1, settle_step + 1)
       step, cached_step = step + 1, cached_step + (cached_step >= 0)
-      sigma = jnp.where(is_mask, sigma, 0.0)
     if self.use_cache:
       return self.denoise.extend(
         self.params,
@@ -365,7 +371,7 @@ class _Loop:
       self.params,
       canvas,
       sigma=sigma,
-      regions=self._regions(canvas, step),
+      regions=regions,
       settle_step=settle_step,
       outputs=row.place,
     )
@@ -373,7 +379,10 @@ class _Loop:
 
   def _regions(self, canvas, step):
     if not self.stepper.settles:
-      return self.schedule.regions(step)
+      regions = self.schedule.regions(step)
+      if self.given_first:
+        regions = jnp.where(self._doubled(self.given), jnp.int8(Region.SETTLED), regions)
+      return regions
     is_mask = canvas == self.process.mask_id
     return jnp.where(is_mask, Region.ACTIVE, Region.SETTLED).astype(jnp.int8)
 
@@ -381,6 +390,10 @@ class _Loop:
     if not self.controls.guidance:
       return canvas
     return jnp.concatenate([canvas, jnp.where(self.given, self.process.mask_id, canvas)])
+
+  def _doubled(self, x):
+    """Values of the canvases, [B, ...], for those that `_shown` gives."""
+    return jnp.concatenate([x, x]) if self.controls.guidance else x
 
   def _project(self, features, rows):
     """float32[B, n, V], logits of some rows of the window, int32[B, n], or of all."""

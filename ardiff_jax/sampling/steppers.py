@@ -321,7 +321,8 @@ class Ranked(Stepper):
 
   Attributes:
     score: what is revealed first: where the greatest probability is highest ('confidence'), where
-      the entropy is lowest ('entropy'), or any ('random').
+      the entropy is lowest ('entropy'), or any ('random'); by the model's own law, whatever bends
+      that of the tokens, for at temperature 0 all are as sure.
     keeps_order: whether revealed tokens see those revealed no later, which makes the law of a text
       that of a model of any order in the order it was revealed in, and its keys fit for a cache.
   """
@@ -335,7 +336,7 @@ class Ranked(Stepper):
       raise ValueError(f'score {self.score!r} must be one of {", ".join(SCORES)}')
 
   def move(self, process, step, logits, bend):
-    log_law = jax.nn.log_softmax(bend(logits))
+    log_law = jax.nn.log_softmax(logits)
     masked = step.movable & (step.canvas == process.mask_id)
     match self.score:
       case 'random':
@@ -351,7 +352,7 @@ class Ranked(Stepper):
     visits = step.num_visits.astype(int)
     left = at_start * (visits - step.visit[:, :1].astype(int)) // visits
     count = masked.sum(axis=1, keepdims=True) - left
-    return Moved(jnp.where(place < count, inverse_cdf(log_law, step.uniform), step.canvas))
+    return Moved(jnp.where(place < count, inverse_cdf(bend(logits), step.uniform), step.canvas))
 
 
 @jax.tree_util.register_static

@@ -17,6 +17,7 @@ from ardiff_jax.training.state import TrainState
 
 # of config.model, what does not change the parameters
 _FREE = ('dropout', 'remat', 'dtype', 'attention')
+_ADDED = 'mask_position_embedding'  # a parameter that the other network may lack
 
 
 def source_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -39,6 +40,7 @@ def source_tokenizer(config: ConfigDict) -> Tokenizer:
     f'{key} is {theirs.get(key)!r} there and {config.model.get(key)!r} here'
     for key in sorted({*theirs, *config.model} - {*_FREE})
     if theirs.get(key) != config.model.get(key)
+    and not (key == 'mask_positions' and not theirs[key])
   ]
   if differing:
     raise UserError(
@@ -70,7 +72,8 @@ def _check_denoiser(config: ConfigDict, source: ConfigDict) -> None:
 def warm_start(state: TrainState, config: ConfigDict) -> TrainState:
   """Returns the state with the moving average of config.init_from as parameters and average.
 
-  A gate of this run starts anew, unless that one has the same.
+  A gate of this run starts anew, unless that one has the same, and so do vectors of the positions
+  of masks if that one has none.
 
   Raises:
     UserError: it has no sound checkpoint.
@@ -80,7 +83,9 @@ def warm_start(state: TrainState, config: ConfigDict) -> TrainState:
   own = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
   )
-  stored = {'params': own['params']}
+  stored = {'params': dict(own['params'])}
+  if not theirs.model.mask_positions:
+    stored['params'].pop(_ADDED, None)
   same_gate = workdir.to_json(theirs.gate) == workdir.to_json(config.gate)
   if theirs.gate.kind and same_gate:
     stored['gate'] = own['gate']
@@ -90,7 +95,9 @@ def warm_start(state: TrainState, config: ConfigDict) -> TrainState:
     stored['gate'] = mesh_lib.repeat(mesh, nn.unbox(weights))
   _, restored = restore_ema(directory, stored)
   params = dict(state.params)
-  params.update((name, restored[name]) for name in restored if name == 'params' or same_gate)
+  params['params'] = params['params'] | restored['params']
+  if same_gate and 'gate' in restored:
+    params['gate'] = restored['gate']
   return state.replace(params=params, ema=jax.tree.map(jnp.copy, params))  # donated apart
 
 

@@ -3,10 +3,13 @@
   python -m ardiff_jax.ablate --sweep=configs/sweeps/any_order.py --workdir=runs/any_order \\
     --sweep.choices="('hellaswag_val.jsonl','piqa.jsonl','winogrande.jsonl')"
 
-Autoregression; A3 in stages and with the last stage alone; a diffusion model adapted from an
-autoregressive one, with a window that opens or is open at once, and without the shift; and an MDLM
-from scratch. All see as many tokens; `--sweep=configs/sweeps/any_order.py:600` trains for 600
-updates instead of 1,200.
+Autoregression; A3 in stages and with the last stage alone; diffusion models adapted from one
+autoregressive model of half the updates, with a window that opens or is open at once, and without
+the shift; and an MDLM from scratch. All see as many tokens, those of what they start from included;
+`--sweep=configs/sweeps/any_order.py:600` trains for 600 updates instead of 1,200.
+
+Order '' is that of training: of flat models the bound of all positions together. In the other
+orders a flat model is asked what it was not trained for, with what is not generated yet hidden.
 """
 
 from ml_collections import ConfigDict
@@ -16,11 +19,13 @@ from configs.sweeps import base
 _ORDERS = (
   'autoregressive',
   'shuffled,width=1,seed=0',
+  'shuffled,width=1,seed=1',
   'block,width=2,num_levels=1',
   'block,width=4,num_levels=1',
   'block,width=8,num_levels=1',
   'shuffled,width=4,seed=0',
   'strided,width=8',
+  'shuffled,width=64,seed=0',  # two groups
 )
 
 # By title: the model, and how it generates and fills in.
@@ -37,8 +42,7 @@ _METHODS = {
 
 def get_config(updates: str = '1200') -> ConfigDict:
   updates = base.parse_updates(updates)
-  half, third = updates // 2, updates // 3
-  stages = (0, 1, 0.0), (third, 4, 0.0), (2 * third, 4, 1.0)
+  half = updates // 2
   c = ConfigDict()
   c.seeds = (0, 1)
   c.choices = ()  # files of multiple choices
@@ -50,22 +54,24 @@ def get_config(updates: str = '1200') -> ConfigDict:
   c.models.judge = base.model('ar', {**steps, 'seed': 7}, per_seed=False)
   c.models.ar = base.model('ar', {**shared, **steps})
   c.models['ar half'] = base.model('ar', {**shared, **half_steps})
-  for name, values in (('a3', stages), ('a3 last', ((0, 4, 1.0),))):
-    c.models[name] = base.model('a3', {**shared, **steps, 'objective': {'stages': values}})
-  for name, values in (('adapted', half // 2), ('adapted open', 0)):
-    objective = {'causal_steps': half, 'anneal_steps': values}
-    c.models[name] = base.model('adapt', {**shared, **steps, 'objective': objective})
-  c.models['adapted aligned'] = base.model(
-    'mdlm', {**shared, **half_steps, 'init_from': '@ar half'}
-  )
+  c.models.a3 = base.model('a3', {**shared, **steps})
+  last = {'stages': ((0.0, 4, 1.0, 0.5),)}
+  c.models['a3 last'] = base.model('a3', {**shared, **steps, 'objective': last})
+  adapted = {**half_steps, 'init_from': '@ar half'}
+  for name, opening in (('adapted', half // 2), ('adapted open', 0)):
+    objective = {'causal_steps': 0, 'anneal_steps': opening}
+    c.models[name] = base.model('adapt', {**adapted, 'objective': objective})
+  c.models['adapted aligned'] = base.model('mdlm', adapted)
   c.models.mdlm = base.model('mdlm', {**shared, **steps})
 
   c.runs = ConfigDict()
   for title, (model, sampling) in _METHODS.items():
-    run = dict(model=model, title=title, num_texts=64, num_rows=16, judge='judge', max_items=200)
-    orders, steps = _ORDERS, (8, 32, 128)
+    run = dict(model=model, title=title, num_texts=128, num_rows=16, judge='judge', max_items=200)
+    orders, steps = ('', *_ORDERS), (8, 32, 128)
     if model == 'ar':
       orders, steps = ('',), (None,)
+    elif model in ('a3', 'a3 last'):
+      orders = _ORDERS  # the first is that of training
     elif model in ('adapted', 'adapted open'):  # shifted: from left to right alone
       orders = ('', 'autoregressive', 'block,width=4,num_levels=1')
     run['sampling'] = sampling
