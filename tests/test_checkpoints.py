@@ -435,9 +435,12 @@ def test_every_layout_goes_in_samples_and_comes_out_the_same(layout, shared_data
 
 def test_what_a_config_may_not_say(shared_data, tmp_path):
   source, workdir = tmp_path / 'model.safetensors', tmp_path / 'model'
-  random_file(source, 'hdlm_gamma', 300, 64, 1, condition_dim=24)
   tokenizer = shared_data / 'gpt2_bpe'
-  with pytest.raises(UserError, match='which γ the model has is not in the file'):
+  random_file(source, 'hdlm_epsilon', 300, 64, 1)
+  with pytest.raises(UserError, match=r'which ε the model has is not in the file.*epsilon=0\.01'):
+    convert.import_file(source, workdir, tokenizer=tokenizer)
+  random_file(source, 'hdlm_gamma', 300, 64, 1, condition_dim=24)
+  with pytest.raises(UserError, match=r'which γ the model has is not in the file.*gamma=0\.01'):
     convert.import_file(source, workdir, tokenizer=tokenizer)
   config = convert.published_config('hdlm_gamma')
   config.objective.head = 'x0'
@@ -520,7 +523,8 @@ def test_a_hybrid_is_fine_tuned_as_the_readme_says(shared_data, text_file, tmp_p
   """With the two settings of config.model that it names, and a smaller network."""
   source, workdir = tmp_path / 'model.safetensors', tmp_path / 'hdlm'
   random_file(source, 'hdlm_epsilon', 50_257, 64, 1)
-  convert.import_file(source, workdir, tokenizer=shared_data / 'gpt2_bpe')
+  published = convert.published_config('hdlm_epsilon')
+  convert.import_file(source, workdir, tokenizer=shared_data / 'gpt2_bpe', config=published)
   config = small_config('epsilon_hybrid', text_file, steps=1)
   config.init_from, config.tokenizer.kind = str(workdir), 'gpt2'
   config.model.update(model_dim=64, num_layers=1, num_heads=1)
@@ -532,7 +536,7 @@ def test_a_hybrid_is_fine_tuned_as_the_readme_says(shared_data, text_file, tmp_p
 @pytest.mark.slow
 def test_a_vocabulary_of_another_tokenizer_is_refused(shared_data, tmp_path):
   random_file(tmp_path / 'model.safetensors', 'hdlm_epsilon', 300, 64, 1)
-  folder = shared_data / 'gpt2_bpe'
+  given = dict(tokenizer=shared_data / 'gpt2_bpe', config=convert.published_config('hdlm_epsilon'))
   with pytest.raises(UserError, match=r'a vocabulary of 300 .* tokenizer of .* one of 50257'):
-    convert.import_file(tmp_path, tmp_path / 'run', tokenizer=folder)
+    convert.import_file(tmp_path, tmp_path / 'run', **given)
   assert not (tmp_path / 'run').exists()

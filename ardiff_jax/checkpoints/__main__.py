@@ -6,7 +6,7 @@
 
 Layouts: hdlm_epsilon, hdlm_gamma, mdlm, sedd, bd3lm, gpt2. The tokenizer is GPT-2's, a folder of
 vocab.json and merges.txt; by default that of the file. Without --config the published settings are
-taken; the README lists them.
+taken, but for HDLM's ε and γ, which have to be said; the README lists them.
 """
 
 import pathlib

@@ -41,6 +41,11 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
   'bd3lm': ('bd3lm', {}),
   'gpt2': ('ar', {}),
 }
+# What a file does not tell, and figures depend on.
+_UNTOLD = {
+  'hdlm_epsilon': ('ε', '--config=configs/epsilon_hybrid.py --config.noise.epsilon=0.01'),
+  'hdlm_gamma': ('γ', '--config=configs/gamma_hybrid.py --config.noise.gamma=0.01'),
+}
 _NOT_IN_CONFIG = ('vocab_size',)
 _FREE = ('dropout', 'remat', 'attention', 'dtype')  # of config.model, what is no matter of weights
 _BUFFERS = re.compile(r'h\.\d+\.attn\.(bias|masked_bias)')  # of GPT-2: masks, no weights
@@ -127,11 +132,13 @@ def import_file(
     workdir: must not hold a run yet.
     layout: see `read`.
     tokenizer: folder of GPT-2's vocab.json and merges.txt; None for that of the source.
-    config: noise, hyperschedule, denoiser and objective of the model; None for those published.
+    config: noise, hyperschedule, denoiser and objective of the model; None for those published,
+      where the layout has but one.
     num_heads: see `read`.
 
   Raises:
-    UserError: as `read`; or the vocabulary is not the tokenizer's, or the directory is taken.
+    UserError: as `read`; or the config is missing or contradicts the layout, the vocabulary is not
+      the tokenizer's, or the directory is taken.
   """
   if workdir_lib.exists(workdir):
     raise UserError(f'{workdir} holds a run already: name another --workdir')
@@ -142,10 +149,11 @@ def import_file(
   if layout == 'auto':
     layout = layouts.recognise(set(files.open_file(file).shapes))
   _check_layout(layout)
-  if layout == 'hdlm_gamma' and config is None:
+  if layout in _UNTOLD and config is None:
+    what, flags = _UNTOLD[layout]
     raise UserError(
-      'which γ the model has is not in the file: give --config=configs/gamma_hybrid.py '
-      '--config.noise.gamma=0.01 or another, with the settings that the README names'
+      f'which {what} the model has is not in the file: give {flags} or another, with the settings '
+      'that the README names'
     )
   published = published_config(layout)
   config = (config or published).copy_and_resolve_references()
