@@ -15,6 +15,7 @@ from conftest import ROOT, small_config
 
 import ardiff_jax
 from ardiff_jax import masks, mesh
+from ardiff_jax import workdir as workdir_lib
 from ardiff_jax.checkpoints import convert, files, layouts
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import Region, autoregressive, block
@@ -319,6 +320,25 @@ def test_a_model_of_our_own_is_published_and_read_again(text_file, tmp_path):
   ours = model.method.denoise.network.apply(model.params, tokens, **shown)
   again = Transformer(network).apply(convert.to_params(arrays), tokens, **shown)
   np.testing.assert_allclose(again, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'layout, changes, message',
+  [
+    ('sedd', {'objective.head': 'x0'}, r"objective\.head is 'x0', and that of sedd 'score'"),
+    ('mdlm', {'noise.name': 'uniform'}, r"noise\.name is 'uniform', and that of mdlm 'absorbing'"),
+    ('hdlm_gamma', {'noise.gamma': 0.1}, r'model\.mask_mixing is 0\.0, hdlm_gamma has 0\.1'),
+    ('hdlm_epsilon', {'model.norm': 'rmsnorm'}, r"norm is 'rmsnorm', hdlm_epsilon has 'layernorm'"),
+  ],
+)
+def test_a_model_that_means_something_else_is_not_published(layout, changes, message, tmp_path):
+  config = convert.published_config(layout)
+  config.model.update(layouts.LAYOUTS[layout])
+  config.update_from_flattened_dict(changes)
+  content = {'config': workdir_lib.to_json(config), 'tokenizer': {'vocab_size': 50_257}}
+  workdir_lib.write(tmp_path, content | {'corpus': {}, 'parameters': 0})
+  with pytest.raises(UserError, match=message):
+    convert.export_file(tmp_path, tmp_path / 'x.safetensors', layout)
 
 
 # Real sizes, with random weights.

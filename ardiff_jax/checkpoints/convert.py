@@ -1,6 +1,7 @@
 """From a published file to a model directory, and back."""
 
 import collections
+import dataclasses
 import importlib.util
 import math
 import pathlib
@@ -47,6 +48,7 @@ _UNTOLD = {
   'hdlm_gamma': ('γ', '--config=configs/gamma_hybrid.py --config.noise.gamma=0.01'),
 }
 _NOT_IN_CONFIG = ('vocab_size',)
+_SIZES = ('model_dim', 'num_layers', 'num_heads', 'mlp_dim', 'condition_dim', 'max_positions')
 _FREE = ('dropout', 'remat', 'attention', 'dtype')  # of config.model, what is no matter of weights
 _BUFFERS = re.compile(r'h\.\d+\.attn\.(bias|masked_bias)')  # of GPT-2: masks, no weights
 _HEAD = 'lm_head.weight'  # of GPT-2: the embedding again
@@ -155,17 +157,9 @@ def import_file(
       f'which {what} the model has is not in the file: give {flags} or another, with the settings '
       'that the README names'
     )
-  published = published_config(layout)
-  config = (config or published).copy_and_resolve_references()
-  contradictions = [
-    f'config.{key} is {_at(config, key)!r}, and that of {layout} {_at(published, key)!r}'
-    for key in _MEANING
-    if _at(config, key) != _at(published, key)
-  ]
-  if contradictions:
-    raise UserError('; '.join(contradictions))
-  extra = {'mask_mixing': config.noise.gamma} if layout == 'hdlm_gamma' else {}
-  network, arrays, origin = read(file, layout, num_heads, **extra)
+  config = (config or published_config(layout)).copy_and_resolve_references()
+  _check_meaning(layout, config)
+  network, arrays, origin = read(file, layout, num_heads, **_told(layout, config))
   with config.unlocked():
     config.tokenizer.kind, config.tokenizer.path = 'gpt2', str(folder)
     for field, value in vars(network).items():
@@ -206,7 +200,8 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
     layout: 'auto' for that of the import.
 
   Raises:
-    UserError: the network is of no such layout, or the target cannot be written.
+    UserError: the network is of no such layout or gives something else, or the target cannot be
+      written.
   """
   if target.suffix != '.safetensors' or not target.absolute().parent.is_dir():
     raise UserError(f'--to={target} must be a .safetensors file in a folder that is there')
@@ -221,14 +216,16 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
   config = ConfigDict(content['config'])
   vocab_size = content['tokenizer']['vocab_size']
   network = TransformerConfig(vocab_size=vocab_size, **config.model)
-  wanted = layouts.LAYOUTS[layout]
+  plain = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
+  wanted = plain | layouts.LAYOUTS[layout] | _told(layout, config)
   differing = [
     f'config.model.{name} is {getattr(network, name)!r}, {layout} has {value!r}'
     for name, value in wanted.items()
-    if getattr(network, name) != value
+    if name not in (*_NOT_IN_CONFIG, *_SIZES, *_FREE) and getattr(network, name) != value
   ]
   if differing:
     raise UserError(f'{workdir} is no {layout}: {"; ".join(differing)}')
+  _check_meaning(layout, config)
   words = tokenizers.load_tokenizer(workdir, config.tokenizer)
   method = method_lib.build(config, vocab_size, words.bos_id, words.eos_id)
   mesh = mesh_lib.fitting_mesh(config.mesh)
@@ -263,7 +260,7 @@ def published_config(layout: str) -> ConfigDict:
   root = pathlib.Path(__file__).resolve().parents[2]
   path = root / 'configs' / f'{name}.py'
   if not path.is_file():
-    raise UserError(f'there is no {path}: say with --config which config the model is of')
+    raise UserError(f'there is no {path}: the configs belong beside the package')
   if str(root) not in sys.path:
     sys.path.append(str(root))  # configs import configs.base
   spec = importlib.util.spec_from_file_location(f'configs.{name}', path)
@@ -277,6 +274,23 @@ def published_config(layout: str) -> ConfigDict:
 def _check_layout(layout: str) -> None:
   if layout not in layouts.LAYOUTS:
     raise UserError(f'unknown layout {layout!r}; known: auto, {", ".join(layouts.LAYOUTS)}')
+
+
+def _check_meaning(layout: str, config: ConfigDict) -> None:
+  """Raises UserError unless what the network gives is what a file of the layout means."""
+  published = published_config(layout)
+  contradictions = [
+    f'config.{key} is {_at(config, key)!r}, and that of {layout} {_at(published, key)!r}'
+    for key in _MEANING
+    if _at(config, key) != _at(published, key)
+  ]
+  if contradictions:
+    raise UserError('; '.join(contradictions))
+
+
+def _told(layout: str, config: ConfigDict) -> dict[str, Any]:
+  """Of the network, what its config tells and a file does not."""
+  return {'mask_mixing': config.noise.gamma} if layout == 'hdlm_gamma' else {}
 
 
 def _at(config: ConfigDict, key: str) -> Any:
