@@ -297,6 +297,27 @@ def test_pickles_with_torch_are_read_as_weights_alone(tmp_path):
   file = files.open_file(path)
   assert file.prefix == 'backbone.' and file.shapes == {'x': (3,)}
   np.testing.assert_array_equal(file.read('x'), [0.0, 1.0, 2.0])
+  for content in ([torch.zeros(1)], torch.zeros(1), {'state_dict': [torch.zeros(1)]}):
+    torch.save(content, path)
+    with pytest.raises(UserError, match='holds no tensors by name: where there is torch'):
+      files.open_file(path)
+
+
+def test_pickles_that_run_code_are_refused_unrun(tmp_path):
+  torch = pytest.importorskip('torch', reason='torch is not installed; it is no dependency')
+  made = tmp_path / 'made'
+
+  class Code:
+    def __reduce__(self):
+      return pathlib.Path.touch, (made,)
+
+  path = tmp_path / 'model.ckpt'
+  torch.save({'state_dict': {'x': torch.zeros(1)}, 'callbacks': Code()}, path)
+  with pytest.raises(UserError, match=r'cannot be read as weights alone .*convert it: safetensors'):
+    files.open_file(path)
+  assert not made.exists()
+  torch.load(path, weights_only=False)
+  assert made.exists()
 
 
 def test_a_model_of_our_own_is_published_and_read_again(text_file, tmp_path):
@@ -345,9 +366,17 @@ def test_a_model_that_means_something_else_is_not_published(layout, changes, mes
 
 
 def random_file(
-  path, layout, vocab_size, width, num_layers, prefix='', dtype=lambda name: 'float32', **sizes
+  path,
+  layout,
+  vocab_size,
+  width,
+  num_layers,
+  prefix='',
+  dtype=lambda _: 'float32',
+  head='',
+  **sizes,
 ):
-  """Writes a file of random tensors, and returns its network."""
+  """Writes a file of random tensors, with a tied head of that name, and returns its network."""
   network = layouts.TransformerConfig(
     vocab_size=vocab_size,
     model_dim=width,
@@ -357,14 +386,13 @@ def random_file(
     **sizes,
   )
   draw = np.random.default_rng(0)
-  tensors = layouts.tensors(layout, network)
-  files.write(
-    path,
-    (
-      (prefix + name, 0.02 * draw.standard_normal(tensor.shape, np.float32), dtype(name))
-      for name, tensor in tensors.items()
-    ),
-  )
+  tensors = {
+    prefix + name: (0.02 * draw.standard_normal(tensor.shape, np.float32), dtype(name))
+    for name, tensor in layouts.tensors(layout, network).items()
+  }
+  if head:
+    tensors[head] = tensors[f'{prefix}wte.weight']
+  files.write(path, ((name, *tensor) for name, tensor in tensors.items()))
   return network
 
 
@@ -429,7 +457,8 @@ def test_every_layout_goes_in_samples_and_comes_out_the_same(layout, shared_data
   half = lambda name: 'bfloat16' if 'mlp' in name else 'float32'  # noqa: E731
   source, workdir = tmp_path / 'model.safetensors', tmp_path / 'model'
   prefix = 'transformer.' if layout == 'gpt2' else 'backbone.'
-  random_file(source, layout, 50_257, 64, 1, prefix, half, **sizes)
+  head = 'lm_head.weight' if layout == 'gpt2' else ''
+  random_file(source, layout, 50_257, 64, 1, prefix, half, head, **sizes)
   config = convert.published_config(layout)
   config.data.length, config.sampling.steps = 16, 2
   config.hyperschedule.width = 4
@@ -474,22 +503,38 @@ def test_what_a_config_may_not_say(shared_data, tmp_path):
 
 
 @needs_fixtures
-def test_gpt2_comes_with_its_tied_head_and_masks(tmp_path):
+@pytest.mark.parametrize('wrap', ['', 'module.'])
+def test_gpt2_comes_with_its_tied_head_and_masks(wrap, tmp_path):
   """As its library writes it: a head beside the prefix, and buffers. Another head is refused."""
   extra = {
     'lm_head.weight': safetensors.numpy.load_file(weights('gpt2'))['transformer.wte.weight'],
     'transformer.h.0.attn.bias': np.ones((1, 1, 16, 16), np.uint8),
     'transformer.h.0.attn.masked_bias': np.array(-1e4, np.float16),
   }
-  path = altered(tmp_path, lambda x: x | extra, 'gpt2')
+  wrapped = lambda x: {wrap + name: value for name, value in (x | extra).items()}  # noqa: E731
+  path = altered(tmp_path, wrapped, 'gpt2')
   _, arrays, origin = convert.read(path, num_heads=4)
   _, plain, _ = convert.read(weights('gpt2'), num_heads=4)
-  assert origin == {'layout': 'gpt2', 'prefix': 'transformer.', 'dtypes': {}}
+  assert origin == {
+    'layout': 'gpt2',
+    'prefix': f'{wrap}transformer.',
+    'head': f'{wrap}lm_head.weight',
+    'dtypes': {},
+  }
   for key, value in plain.items():
     np.testing.assert_array_equal(arrays[key], value)
   extra['lm_head.weight'] = extra['lm_head.weight'] + 1
   with pytest.raises(UserError, match=r'lm_head\.weight is not wte\.weight'):
-    convert.read(altered(tmp_path, lambda x: x | extra, 'gpt2'), num_heads=4)
+    convert.read(altered(tmp_path, wrapped, 'gpt2'), num_heads=4)
+
+
+@needs_fixtures
+def test_a_head_without_its_embedding_is_refused(tmp_path):
+  alone = lambda x: {  # noqa: E731
+    name.replace('transformer.wte', 'lm_head'): value for name, value in x.items()
+  }
+  with pytest.raises(UserError, match=r'layout gpt2: the file has no matrix wte\.weight'):
+    convert.read(altered(tmp_path, alone, 'gpt2'), 'gpt2', num_heads=4)
 
 
 @needs_fixtures

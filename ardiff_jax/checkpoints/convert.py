@@ -51,7 +51,6 @@ _NOT_IN_CONFIG = ('vocab_size',)
 _SIZES = ('model_dim', 'num_layers', 'num_heads', 'mlp_dim', 'condition_dim', 'max_positions')
 _FREE = ('dropout', 'remat', 'attention', 'dtype')  # of config.model, what is no matter of weights
 _BUFFERS = re.compile(r'h\.\d+\.attn\.(bias|masked_bias)')  # of GPT-2: masks, no weights
-_HEAD = 'lm_head.weight'  # of GPT-2: the embedding again
 _MEANING = ('noise.name', 'objective.name', 'objective.head')  # of what the network gives
 
 
@@ -59,7 +58,8 @@ def read(
   source: pathlib.Path, layout: str = 'auto', num_heads: int = 0, **extra: object
 ) -> tuple[TransformerConfig, Arrays, dict[str, Any]]:
   """Returns the network of a file, its parameters, and what an export needs: {'layout', 'prefix',
-  'dtypes'}, the latter of the tensors that are not float32.
+  'head', 'dtypes'}: the name of a tied head in the file, '' without one, and the dtypes of the
+  tensors that are not float32. GPT-2's causal masks are no weights and left out.
 
   Tensors are read one by one into the parameters.
 
@@ -78,11 +78,9 @@ def read(
   _check_layout(layout)
   shapes = dict(file.shapes)
   if layout == 'gpt2':
-    shapes = {k: x for k, x in shapes.items() if k != _HEAD and not _BUFFERS.fullmatch(k)}
-    if _HEAD in file.shapes and not np.array_equal(file.read(_HEAD), file.read('wte.weight')):
-      raise UserError(f'as layout gpt2: {_HEAD} is not wte.weight, and only tied heads are known')
+    shapes = {name: x for name, x in shapes.items() if not _BUFFERS.fullmatch(name)}
   config = layouts.describe(layout, shapes, num_heads, **extra)
-  expected = layouts.tensors(layout, config)
+  expected = layouts.tensors(layout, config, head=layouts.HEAD in shapes)
   wrong = [
     f'{name} is missing, expected {list(tensor.shape)}'
     for name, tensor in expected.items()
@@ -106,6 +104,12 @@ def read(
   if wrong:
     more = f'\n  and {len(wrong) - 10} more' if len(wrong) > 10 else ''
     raise UserError(f'as layout {layout}:\n  ' + '\n  '.join(wrong[:10]) + more)
+  if layouts.HEAD in expected and not np.array_equal(
+    file.read(layouts.HEAD), file.read('wte.weight')
+  ):
+    raise UserError(
+      f'as layout {layout}: {layouts.HEAD} is not wte.weight, and only tied heads are known'
+    )
   arrays = {path: _zeros(shape) for path, shape in _shapes(config).items()}
   # the largest first: memory is taken as it is written to, and each is there twice for a moment
   for name, tensor in sorted(expected.items(), key=lambda item: -math.prod(item[1].shape)):
@@ -115,7 +119,8 @@ def read(
   ):
     raise UserError(f'as layout {layout}: {layouts.DERIVED} are not those of base 10,000')
   dtypes = {k: x for k, x in file.dtypes.items() if k in shapes and x != 'float32'}
-  return config, arrays, {'layout': layout, 'prefix': file.prefix, 'dtypes': dtypes}
+  head = file.names.get(layouts.HEAD, '')
+  return config, arrays, {'layout': layout, 'prefix': file.prefix, 'head': head, 'dtypes': dtypes}
 
 
 def import_file(
@@ -206,7 +211,7 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
   if target.suffix != '.safetensors' or not target.absolute().parent.is_dir():
     raise UserError(f'--to={target} must be a .safetensors file in a folder that is there')
   content = workdir_lib.read(workdir)
-  origin = content.get('imported', {'layout': None, 'prefix': '', 'dtypes': {}})
+  origin = {'layout': None, 'prefix': '', 'head': '', 'dtypes': {}} | content.get('imported', {})
   layout = origin['layout'] if layout == 'auto' else layout
   if layout not in layouts.LAYOUTS:
     raise UserError(
@@ -232,7 +237,7 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
   _, params = restore_ema(workdir, abstract_params(method, config.data.length, mesh))
   arrays = {path: np.asarray(x) for path, x in _flat(params).items()}
   del params
-  expected = layouts.tensors(layout, network)
+  expected = layouts.tensors(layout, network, head=bool(origin['head']))
 
   def tensors():
     left = collections.Counter(path for tensor in expected.values() for path in tensor.paths)
@@ -246,7 +251,11 @@ def export_file(workdir: pathlib.Path, target: pathlib.Path, layout: str = 'auto
       yield layouts.DERIVED, layouts.derived(network)
 
   prefix, dtypes = origin['prefix'], origin['dtypes']
-  files.write(target, ((prefix + k, x, dtypes.get(k, 'float32')) for k, x in tensors()))
+  beside = {layouts.HEAD: origin['head']}
+  files.write(
+    target,
+    ((beside.get(k, prefix + k), x, dtypes.get(k, 'float32')) for k, x in tensors()),
+  )
   return layout
 
 

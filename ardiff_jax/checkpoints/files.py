@@ -16,7 +16,7 @@ import safetensors.numpy
 from ardiff_jax.errors import UserError
 
 _PREFIXES = 'module.', 'backbone.', 'model.', 'transformer.'
-_UNWRAPPED = ('lm_head.',)  # beside what the prefix wraps
+_BESIDE = 'lm_head.'  # stands beside what the last prefix wraps
 _SHORT = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
 _PICKLES = '.bin', '.ckpt', '.pt', '.pth'
 _CONVERT = (
@@ -30,12 +30,14 @@ class Tensors(Protocol):
 
   Attributes:
     shapes: of each.
-    prefix: what all names begin with in the file.
+    prefix: what the names begin with in the file, but for a head beside the rest.
+    names: of each in the file.
     dtypes: of each, 'float32', 'float16' or 'bfloat16' if they are weights.
   """
 
   shapes: dict[str, tuple[int, ...]]
   prefix: str
+  names: dict[str, str]
   dtypes: dict[str, str]
 
   def read(self, name: str) -> np.ndarray:
@@ -96,22 +98,15 @@ class _Safetensors:
       file = safetensors.safe_open(path, framework='numpy')
     except (OSError, safetensors.SafetensorError) as error:
       raise UserError(f'{path} is no safetensors file: {error}') from None
-    names = list(file.keys())
-    self.prefix = _prefix(names)
-    slices = {name: file.get_slice(name) for name in names}
-    self.shapes = {
-      name.removeprefix(self.prefix): tuple(x.get_shape()) for name, x in slices.items()
-    }
-    self.dtypes = {
-      name.removeprefix(self.prefix): _SHORT.get(x.get_dtype(), x.get_dtype())
-      for name, x in slices.items()
-    }
+    self.prefix, self.names = _unwrap(list(file.keys()))
+    slices = {name: file.get_slice(there) for name, there in self.names.items()}
+    self.shapes = {name: tuple(x.get_shape()) for name, x in slices.items()}
+    self.dtypes = {name: _SHORT.get(x.get_dtype(), x.get_dtype()) for name, x in slices.items()}
 
   def read(self, name: str) -> np.ndarray:
-    bare = name.startswith(_UNWRAPPED)
     # opened anew, so that what was read before is no longer mapped into memory
     with safetensors.safe_open(self._path, framework='numpy') as file:
-      tensor = file.get_tensor(name if bare else self.prefix + name)
+      tensor = file.get_tensor(self.names[name])
     return tensor.astype(np.float32, copy=False)
 
 
@@ -128,23 +123,32 @@ class _Pickle:
     except Exception as error:  # pickle, zip and runtime errors of any kind
       reason = str(error).splitlines()[0][:200]
       raise UserError(f'{path} cannot be read as weights alone ({reason}): {_CONVERT}') from None
-    content = content.get('state_dict', content)
-    self._tensors = {name: x for name, x in content.items() if isinstance(x, torch.Tensor)}
-    self.prefix = _prefix(list(self._tensors))
-    self._tensors = {name.removeprefix(self.prefix): x for name, x in self._tensors.items()}
-    self.shapes = {name: tuple(x.shape) for name, x in self._tensors.items()}
-    self.dtypes = {name: str(x.dtype).removeprefix('torch.') for name, x in self._tensors.items()}
+    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+      raise UserError(f'{path} holds no tensors by name: {_CONVERT}')
+    self._tensors = {str(name): x for name, x in state.items() if isinstance(x, torch.Tensor)}
+    self.prefix, self.names = _unwrap(list(self._tensors))
+    self.shapes = {name: tuple(self._tensors[there].shape) for name, there in self.names.items()}
+    self.dtypes = {
+      name: str(self._tensors[there].dtype).removeprefix('torch.')
+      for name, there in self.names.items()
+    }
 
   def read(self, name: str) -> np.ndarray:
-    return self._tensors[name].float().numpy()
+    return self._tensors[self.names[name]].float().numpy()
 
 
-def _prefix(names: list[str]) -> str:
-  """What wraps all names, such as 'module.backbone.'."""
-  names = [name for name in names if not name.startswith(_UNWRAPPED)]
-  found = ''
-  while names and (
-    one := next((x for x in _PREFIXES if all(n.startswith(found + x) for n in names)), None)
-  ):
-    found += one
-  return found
+def _unwrap(names: list[str]) -> tuple[str, dict[str, str]]:
+  """Returns what wraps the names, such as 'module.backbone.', and each name by what is in it.
+
+  A head is not wrapped by all that the others are: 'module.lm_head.weight' stands beside
+  'module.transformer.wte.weight'.
+  """
+  prefix, found = '', {name: name for name in names}
+  while True:
+    inner = [name for name in found if not name.startswith(_BESIDE)]
+    wrap = next((x for x in _PREFIXES if inner and all(n.startswith(x) for n in inner)), None)
+    if wrap is None:
+      return prefix, found
+    prefix += wrap
+    found = {name.removeprefix(wrap): there for name, there in found.items()}

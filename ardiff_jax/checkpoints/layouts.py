@@ -25,6 +25,7 @@ LAYOUTS = {
   'bd3lm': dict(_DDIT, conditioning='adaln_constant'),
   'gpt2': dict(biases='all', positions='learned'),
 }
+HEAD = 'lm_head.weight'  # of GPT-2, in some files: the embedding again
 DERIVED = 'rotary_emb.inv_freq'  # in a file, but no parameter
 
 
@@ -70,9 +71,9 @@ class Tensor:
     return [view[tuple(slice(size) for size in self.crop)] for view in views]
 
 
-def tensors(layout: str, config: TransformerConfig) -> dict[str, Tensor]:
-  """Returns the tensors of a file of this layout, by name."""
-  return _gpt2(config) if layout == 'gpt2' else _ddit(config)
+def tensors(layout: str, config: TransformerConfig, head: bool = False) -> dict[str, Tensor]:
+  """Returns the tensors of a file of this layout, by name; GPT-2's with its tied head or not."""
+  return _gpt2(config, head) if layout == 'gpt2' else _ddit(config)
 
 
 def describe(
@@ -187,7 +188,7 @@ def _ddit(cfg: TransformerConfig) -> dict[str, Tensor]:
   return found
 
 
-def _gpt2(cfg: TransformerConfig) -> dict[str, Tensor]:
+def _gpt2(cfg: TransformerConfig, head: bool) -> dict[str, Tensor]:
   width, size = cfg.model_dim, (cfg.vocab_size, cfg.model_dim)
   found = {
     'wte.weight': Tensor(size, (('embedding',),), crop=size),
@@ -209,6 +210,8 @@ def _gpt2(cfg: TransformerConfig) -> dict[str, Tensor]:
     pair(f'{theirs}.mlp.c_fc', (*ours, 'mlp_in'), (width, cfg.hidden_dim), i)
     pair(f'{theirs}.mlp.c_proj', (*ours, 'mlp_out'), (cfg.hidden_dim, width), i)
   pair('ln_f', ('final_norm',), (width,), None, 'scale')
+  if head:
+    found[HEAD] = found['wte.weight']
   return found
 
 
