@@ -89,24 +89,28 @@ def run(name, network, params, tokens, sigma, mask):
   return as_published(name, logits, tokens, sigma)
 
 
+def cases(name, sigma, expected):
+  """What the public code was shown, and gave: noise levels, mask, logits of the leading rows."""
+  full = expected['log_score' if name == 'sedd' else 'logits_full'][..., :VOCAB]
+  assert np.ptp(full) > 1.0
+  yield sigma, mask_of(name, expected) if name == 'gpt2' else None, full
+  if 'logits_masked' in expected:  # the rows that attend to something
+    yield sigma, mask_of(name, expected), expected['logits_masked'][:, :8, :VOCAB]
+  if 'logits_sigma0' in expected:
+    yield jnp.zeros_like(sigma), None, expected['logits_sigma0'][..., :VOCAB]
+
+
 @needs_fixtures
 @pytest.mark.parametrize('name', EXTRA)
 def test_logits_are_the_published_ones(name):
   network, params, tokens, sigma, expected = fixture(name)
-  full = expected['log_score' if name == 'sedd' else 'logits_full'][..., :VOCAB]
-  causal = mask_of(name, expected) if name == 'gpt2' else None
-  np.testing.assert_allclose(run(name, network, params, tokens, sigma, causal), full, atol=2e-5)
-  assert np.ptp(full) > 1.0
-  if 'logits_masked' in expected:
-    ours = run(name, network, params, tokens, sigma, mask_of(name, expected))
-    np.testing.assert_allclose(ours[:, :8], expected['logits_masked'][:, :8, :VOCAB], atol=2e-5)
+  for levels, mask, wanted in cases(name, sigma, expected):
+    ours = run(name, network, params, tokens, levels, mask)
+    np.testing.assert_allclose(ours[:, : wanted.shape[1]], wanted, atol=2e-5)
   if 'logits_sigma0' in expected:
-    zero = jnp.zeros_like(sigma)
-    wanted = expected['logits_sigma0'][..., :VOCAB]
-    np.testing.assert_allclose(run(name, network, params, tokens, zero, None), wanted, atol=2e-5)
     config, arrays, _ = convert.read(weights(name), name)  # as published: always told 0
     told = run(name, Transformer(config), convert.to_params(arrays), tokens, sigma, None)
-    np.testing.assert_allclose(told, wanted, atol=2e-5)
+    np.testing.assert_allclose(told, expected['logits_sigma0'][..., :VOCAB], atol=2e-5)
 
 
 @needs_fixtures
@@ -119,16 +123,16 @@ def test_logits_are_the_same_when_restored_on_eight_devices(name, tmp_path):
   init = lambda key: network.init(key, tokens, sigma=sigma, positions=jnp.arange(LENGTH))  # noqa: E731
   shardings = mesh.shardings(devices, jax.eval_shape(init, jax.random.key(0)))
   save_ema(tmp_path, jax.tree.map(jnp.asarray, params), {})
-  wanted = jax.tree.map(
+  abstract = jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params, shardings
   )
-  _, placed = restore_ema(tmp_path, wanted)
+  _, placed = restore_ema(tmp_path, abstract)
   assert len({x.sharding.spec for x in jax.tree.leaves(placed)}) > 3
-  causal = mask_of(name, expected) if name == 'gpt2' else None
-  with mesh.use(devices):
-    sharded = jax.jit(lambda params: run(name, network, params, tokens, sigma, causal))(placed)
-  full = expected['log_score' if name == 'sedd' else 'logits_full'][..., :VOCAB]
-  np.testing.assert_allclose(sharded, full, atol=2e-5)
+  for levels, mask, wanted in cases(name, sigma, expected):
+    shown = tokens, levels, mask
+    with mesh.use(devices):
+      ours = jax.jit(lambda params, shown=shown: run(name, network, params, *shown))(placed)
+    np.testing.assert_allclose(ours[:, : wanted.shape[1]], wanted, atol=2e-5)
 
 
 @needs_fixtures
