@@ -110,17 +110,52 @@ def test_a_failing_figure_is_recorded_and_tried_again(finished, tmp_path):
   sweep, directory = finished
   changed = sweep.copy_and_resolve_references()
   path = tmp_path / 'items.jsonl'
+  item = {'query': '1', 'choices': ['+ 1', 'x'], 'gold': 0}
+  path.write_text(json.dumps(item | {'choices': ['+ 1 + 1 + 1 + 1 + 1', 'x']}))
   run = dict(task='choices', group='choices', model='judge', num_rows=1, max_items=2)
-  changed.runs['late file'] = ConfigDict(run | {'grid': {'file': (str(path),)}})
+  changed.runs['long items'] = ConfigDict(run | {'grid': {'file': (str(path),)}})
   assert not sweep_lib.run(changed, directory)
   failed = [x for x in workdir.read_lines(directory / 'results.jsonl') if 'error' in x]
-  assert len(failed) == 2 and all('items.jsonl cannot be read' in x['error'] for x in failed)
-  item = json.dumps({'query': '1', 'choices': ['+ 1', 'x'], 'gold': 0})
-  path.write_text(f'{item}\n{item}\n')
+  assert len(failed) == 2 and all('no item fits into the 16 tokens' in x['error'] for x in failed)
+  path.write_text(f'{json.dumps(item)}\n' * 2)
   assert sweep_lib.run(changed, directory)
   results = workdir.read_lines(directory / 'results.jsonl')
   assert not any('error' in x for x in results)
-  assert sum(x['name'] == 'late file' for x in results) == 2
+  assert sum(x['name'] == 'long items' for x in results) == 2
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_trained_loses_its_own_figures_alone(text_file, tmp_path):
+  """And those of the models that need it; it is tried again, and an interruption ends all."""
+  sweep = ConfigDict(dict(seeds=(0,), runs={}, models={}, common=SMALL))
+  sweep.common.data.source = str(text_file)
+  diverging = {'train': {'learning_rate': 1e30, 'warmup_steps': 0, 'clip_norm': 1e30}}
+  for name, config, override in (
+    ('diverging', 'ar', diverging),
+    ('refused', 'ar', {'train': {'warmup_steps': -1}}),
+    ('on top', 'mdlm', {'init_from': '@diverging'}),
+    ('sound', 'ar', {}),
+  ):
+    sweep.models[name] = dict(config=f'{ROOT}/configs/{config}.py:tiny', override=override)
+    run = dict(task='perplexity', group='', model=name, num_texts=8, num_rows=1)
+    sweep.runs[name] = ConfigDict(run | {'grid': {'data': ('valid',)}})
+  assert not sweep_lib.run(sweep, tmp_path / 'out')
+  found = {x['name']: x for x in workdir.read_lines(tmp_path / 'out' / 'results.jsonl')}
+  assert found['sound']['metrics']['nats'] > 0
+  diverged = found['diverging']['error']
+  assert diverged.startswith('diverging was not trained: TrainingDiverged: ')
+  assert found['on top']['error'] == diverged
+  assert 'refused was not trained: UserError: config.train.warmup' in found['refused']['error']
+  page = results.write(tmp_path / 'out').read_text()
+  assert page.count('diverging was not trained') == 2
+
+  tried = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sweep_lib.loop, 'train', lambda _, directory: tried.append(directory.name))
+    assert not sweep_lib.run(sweep, tmp_path / 'out')
+  assert tried == ['diverging']
+  again = workdir.read_lines(tmp_path / 'out' / 'results.jsonl')
+  assert {x['name']: x for x in again} == found
 
 
 @pytest.mark.slow
@@ -282,6 +317,12 @@ def test_a_sweep_refuses(finished, tmp_path):
   refused(
     "run 'the gate' of the sweep: doubt 'luck'",
     lambda c: c.runs['the gate'].revision.update({'doubt': 'luck'}),
+  )
+  run = {'task': 'choices', 'group': '', 'model': 'a3', 'grid': {'file': (f'{tmp_path}/items',)}}
+  refused('items cannot be read', lambda c: c.runs.update({'chosen': run}))
+  refused(
+    "model 'a3' of the sweep: config.noise: .*delta",
+    lambda c: c.models.a3.update({'override': {'noise': {'delta': 2.0}}}),
   )
   refused('asks for a figure twice', lambda c: c.update({'seeds': (0, 0)}))
   refused("model 'gate' of the sweep: ", lambda c: c.models.gate.override.update({'traim': 1}))

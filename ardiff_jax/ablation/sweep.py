@@ -30,12 +30,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ardiff_jax import compiled, paths
+from ardiff_jax import compiled, paths, samplers
 from ardiff_jax import workdir as files
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.ablation.tasks import TASKS
 from ardiff_jax.errors import UserError
-from ardiff_jax.evaluation import sets
+from ardiff_jax.evaluation import choices, sets
 from ardiff_jax.judging import mauve
 from ardiff_jax.progress import Progress
 from ardiff_jax.sampling.revision import Revision
@@ -95,7 +95,8 @@ class Training:
 def run(sweep: ConfigDict, directory: pathlib.Path, only: Sequence[str] = ()) -> bool:
   """Trains what is missing, takes the figures that are missing, and returns whether all are there.
 
-  A figure that fails is recorded with its error, and tried again the next time.
+  A figure that fails, or whose model cannot be trained, is recorded with its error, and tried again
+  the next time.
 
   Args:
     sweep: see above.
@@ -107,23 +108,9 @@ def run(sweep: ConfigDict, directory: pathlib.Path, only: Sequence[str] = ()) ->
   """
   cells = _only(check(sweep), only)
   begin(sweep, directory)
-  wanted = {
-    model_directory(sweep, directory, cell.run[role], cell.seed)
-    for cell in cells
-    for role in _ROLES
-    if cell.run.get(role)
-  }
-  planned = trainings(sweep, directory)
-  for training in reversed(planned):  # each comes after those it needs
-    if training.workdir in wanted:
-      wanted.update(training.needs)
-  for training in planned:
-    if training.done or (only and training.workdir not in wanted):
-      continue
-    print(f'ablate: training {training.workdir.name}', file=sys.stderr, flush=True)
-    if not loop.train(training.config, training.workdir):
-      return False
-    compiled.drop_many()
+  lost = _train(sweep, directory, cells, everything=not only)
+  if lost is None:
+    return False
 
   results = directory / 'results.jsonl'
   kept = [record for record in files.read_lines(results) if 'error' not in record]
@@ -135,17 +122,64 @@ def run(sweep: ConfigDict, directory: pathlib.Path, only: Sequence[str] = ()) ->
   began, failed = time.monotonic(), 0
   for number, cell in enumerate(left, 1):
     try:
-      figures = TASKS[cell.run.task](models, cell.run, cell.settings, cell.seed)
+      if missing := sorted(_models_of(sweep, directory, cell) & lost.keys()):
+        figures, failed = {'error': lost[missing[0]]}, failed + 1
+      else:
+        figures = TASKS[cell.run.task](models, cell.run, cell.settings, cell.seed)
     except Exception as error:  # one bad combination must not lose the others
-      if not isinstance(error, UserError):
-        traceback.print_exc()
-      figures, failed = {'error': f'{type(error).__name__}: {error}'}, failed + 1
+      figures, failed = {'error': _told(error)}, failed + 1
     files.append(results, [cell.identity | _finite(figures)])
     compiled.drop_many()
     each = (time.monotonic() - began) / number
     progress.show(len(cells) - len(left) + number, f'{cell.name}, {each:.1f} s a figure', None)
   progress.close()
-  return not failed
+  return not failed and not lost
+
+
+def _train(
+  sweep: ConfigDict, directory: pathlib.Path, cells: Sequence[Cell], everything: bool
+) -> dict[pathlib.Path, str] | None:
+  """Trains what is missing of all models, or of those that the figures need.
+
+  Returns:
+    Why there is no model, by its directory, for those whose training failed or that need such a
+    one; None after an interruption.
+  """
+  wanted = {model for cell in cells for model in _models_of(sweep, directory, cell)}
+  planned = trainings(sweep, directory)
+  for training in reversed(planned):  # each comes after those it needs
+    if training.workdir in wanted:
+      wanted.update(training.needs)
+  lost = {}
+  for training in planned:
+    if training.done or not (everything or training.workdir in wanted):
+      continue
+    if missing := [lost[need] for need in training.needs if need in lost]:
+      lost[training.workdir] = missing[0]
+      continue
+    name = training.workdir.name
+    print(f'ablate: training {name}', file=sys.stderr, flush=True)
+    try:
+      if not loop.train(training.config, training.workdir):
+        return None
+    except Exception as error:  # one bad model must not lose the others
+      lost[training.workdir] = f'{name} was not trained: {_told(error)}'
+      print(f'ablate: {lost[training.workdir]}', file=sys.stderr, flush=True)
+    compiled.drop_many()
+  return lost
+
+
+def _models_of(sweep: ConfigDict, directory: pathlib.Path, cell: Cell) -> set[pathlib.Path]:
+  """Returns the work directories of the models that a figure is taken with."""
+  roles = (role for role in _ROLES if cell.run.get(role))
+  return {model_directory(sweep, directory, cell.run[role], cell.seed) for role in roles}
+
+
+def _told(error: Exception) -> str:
+  """Returns what a record says of an error; of one that nobody foresaw, prints where it arose."""
+  if not isinstance(error, UserError | loop.TrainingDiverged):
+    traceback.print_exc()
+  return f'{type(error).__name__}: {error}'
 
 
 def model_directory(sweep: ConfigDict, directory: pathlib.Path, name: str, seed: int):
@@ -201,7 +235,11 @@ def check(sweep: ConfigDict) -> list[Cell]:
     raise UserError(f'the sweep asks for a figure twice: {twice[0]}')
   for name, model in sweep.models.items():
     if not model.get('workdir'):
-      _configured(sweep, name, model, lambda value: value)
+      config = _configured(sweep, name, model, lambda value: value)
+      try:
+        samplers.check(config)
+      except UserError as error:
+        raise UserError(f'model {name!r} of the sweep: {error}') from error
   for name, run in sweep.runs.items():
     if 'revision' in run:
       settings = run.revision.to_dict()
@@ -214,6 +252,8 @@ def check(sweep: ConfigDict) -> list[Cell]:
   for text in dict.fromkeys(cell.settings.get('data', 'valid') for cell in cells):
     if text != 'valid':
       sets.read(text)
+  for file in dict.fromkeys(cell.settings['file'] for cell in cells if 'file' in cell.settings):
+    choices.read(file)
   if any(x.run.task == 'generation' and x.run.num_texts >= mauve.LEAST for x in cells):
     mauve.library()
   for cell in cells:
