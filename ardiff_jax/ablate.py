@@ -5,7 +5,8 @@
     [--only=METHOD]
 
 Run again with the same --workdir, it goes on where it stopped: finished models and figures are
-kept, failed ones tried again. Writes results.jsonl, results.csv, results.md and results.html.
+kept, failed ones tried again. Writes results.jsonl, results.csv, results.md and results.html, of
+which the last two say by what commands, commit and machine they came about.
 """
 
 import sys

@@ -401,6 +401,9 @@ def test_the_command_makes_a_page(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f'{tmp_path}/out/results.html'
     assert len(workdir.read_lines(tmp_path / 'out' / 'results.jsonl')) == 1
-  assert '<html' in (tmp_path / 'out' / 'results.html').read_text()
+  page = (tmp_path / 'out' / 'results.html').read_text()
+  assert '<html' in page and 'started 2 times' in page
+  said = f'      python -m ardiff_jax.ablate {" ".join(arguments)}\n'
+  assert said in (tmp_path / 'out' / 'results.md').read_text()
   wrong = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert wrong.returncode == 2 and '--sweep is missing' in wrong.stderr

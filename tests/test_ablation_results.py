@@ -4,12 +4,13 @@ import base64
 import csv
 import json
 import os
+import subprocess
 
 import matplotlib as mpl
 import pytest
 from test_report import Page
 
-from ardiff_jax.ablation import quality_plots, results
+from ardiff_jax.ablation import origins, quality_plots, results
 from ardiff_jax.ablation import records as lib
 from ardiff_jax.errors import UserError
 
@@ -357,6 +358,52 @@ def test_warnings_that_differ_in_their_numbers_are_one():
   (table,) = results.to_tables(records)
   said = 'an entropy of 2.31 to 12.05 nats, below 3.20 of 99 %'
   assert table.warnings == [f'a, b (temperature 0.7): {said}']
+
+
+def test_the_page_says_how_it_came_about(tmp_path, monkeypatch):
+  """A line a start; those that differ in nothing but time are one."""
+  write(tmp_path, [repair('learned gate', f1=0.5)])
+  assert 'came about' not in (tmp_path / 'results.md').read_text()
+  for argument in ('--only=<b>', '--seeds=(0, 1)', '--only=<b>'):
+    monkeypatch.setattr('sys.orig_argv', ['/bin/python3', '-m', 'ardiff_jax.ablate', argument])
+    origins.note(tmp_path)
+  starts = (tmp_path / 'starts.jsonl').read_text().splitlines()
+  assert len(starts) == 3
+  start = json.loads(starts[0])
+  page = write(tmp_path, [repair('learned gate', f1=0.5)])
+  versions = f'python {start["versions"]["python"]}, jax {start["versions"]["jax"]}, '
+  day = start['time'][:10]
+  for text in (page.text, (tmp_path / 'results.md').read_text()):
+    assert text.count("python -m ardiff_jax.ablate '--only=<b>'") == 1
+    assert text.count("python -m ardiff_jax.ablate '--seeds=(0, 1)'") == 1
+    assert f'{os.cpu_count()} cores, 8 x cpu; {versions}' in text
+    assert f'started 2 times, {day}' in text and text.count(f'started {day}') == 1
+
+
+def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
+  monkeypatch.setattr(origins, '_ROOT', tmp_path)
+  git = lambda *arguments: subprocess.run(  # noqa: E731
+    ['git', '-C', str(tmp_path), '-c', 'user.name=a', '-c', 'user.email=a@b', *arguments],
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout.strip()
+  notes = []
+  for change in ('nothing', 'init', 'commit', 'change'):
+    if change == 'init':
+      git('init')
+    elif change == 'commit':
+      (tmp_path / 'code.py').write_text('1')
+      git('add', 'code.py')
+      git('commit', '-m', 'first')
+      git('tag', 'v1')
+    elif change == 'change':
+      (tmp_path / 'code.py').write_text('20')
+    origins.note(tmp_path)
+    notes.append(json.loads((tmp_path / 'starts.jsonl').read_text().splitlines()[-1])['commit'])
+  head = git('rev-parse', 'HEAD')
+  assert notes == [None, None, head, f'{head}-dirty']
+  assert 'of no commit' in origins.read(tmp_path)[0].circumstances
 
 
 def test_text_is_escaped(tmp_path):

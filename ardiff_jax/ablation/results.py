@@ -1,7 +1,7 @@
 """The results of a sweep: a table file, Markdown tables and a self-contained page.
 
-They are made of the records in results.jsonl alone, see `records`. Tables show the settings that a
-sweep goes over; those that make a method what it is are in results.csv.
+They are made of the records in results.jsonl, see `records`, and of what `origins` notes. Tables
+show the settings that a sweep goes over; those that make a method what it is are in results.csv.
 """
 
 import base64
@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from ardiff_jax import paths, refinement
 from ardiff_jax import plots as pictures
 from ardiff_jax import workdir as files
-from ardiff_jax.ablation import looks, markdown, quality_plots, revision_plots
+from ardiff_jax.ablation import looks, markdown, origins, quality_plots, revision_plots
 from ardiff_jax.ablation import records as lib
+from ardiff_jax.ablation.origins import Origin
 from ardiff_jax.ablation.records import UNREVISED, Record
 from ardiff_jax.errors import UserError
 from ardiff_jax.report import traces
@@ -99,15 +100,17 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     The path of results.html.
 
   Raises:
-    UserError: results.jsonl is missing or damaged.
+    UserError: results.jsonl is missing, or it or starts.jsonl is damaged.
   """
   if not (workdir / 'results.jsonl').exists():
     raise UserError(f'{workdir} holds no results.jsonl: it is no work directory of a sweep')
   records = lib.newest(files.read_lines(workdir / 'results.jsonl'))
   title = workdir.resolve().name
   paths.write_whole(workdir / 'results.csv', to_csv(records))
-  paths.write_whole(workdir / 'results.md', f'# {title}\n\n{tables(records)}')
-  paths.write_whole(workdir / 'results.html', page(records, title))
+  starts = origins.read(workdir)
+  text = f'# {title}\n\n{tables(records)}{_how_it_came_about(starts)}'
+  paths.write_whole(workdir / 'results.md', text)
+  paths.write_whole(workdir / 'results.html', page(records, title, starts))
   return workdir / 'results.html'
 
 
@@ -163,12 +166,19 @@ def to_tables(records: Sequence[Record]) -> list[Table]:
   return [_table(task, group, part) for (task, group), part in _groups(records).items()]
 
 
-def page(records: Sequence[Record], title: str) -> str:
+def _how_it_came_about(starts: Sequence[Origin]) -> str:
+  """Returns Markdown: a section of the commands and their circumstances; nothing for none."""
+  lines = [f'- {start.circumstances}:\n\n      {start.command}\n' for start in starts]
+  return '\n## How it came about\n\n' + '\n'.join(lines) if lines else ''
+
+
+def page(records: Sequence[Record], title: str, starts: Sequence[Origin]) -> str:
   """Returns the page: tables, pictures and failures, with nothing to fetch.
 
   Args:
     records: each method, setting and seed once.
     title: of the page.
+    starts: of the sweep.
   """
   found = _groups(records)
   sections = []
@@ -196,6 +206,7 @@ def page(records: Sequence[Record], title: str) -> str:
     title=title,
     sections=sections,
     failures=_failures(records),
+    starts=starts,
     records=len(records),
     methods=len(lib.names(records)),
     seeds=len(lib.distinct(r.get('seed') for r in records)),

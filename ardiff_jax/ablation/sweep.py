@@ -11,8 +11,8 @@ A sweep is a config file like any other. Its fields are
             under another name than its own; and what else the task reads
 
 In an override, '@name' stands for the work directory of that model, which is trained before. Models
-lie in DIR/models, figures in DIR/results.jsonl, a line each. What is there already is not done
-again, wherever it was trained (`trainings` says how).
+lie in DIR/models, figures in DIR/results.jsonl, a line each; DIR/starts.jsonl says how they came
+about. What is there already is not done again, wherever it was trained (`trainings` says how).
 """
 
 import collections
@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 
 from ardiff_jax import compiled, paths, samplers
 from ardiff_jax import workdir as files
+from ardiff_jax.ablation import origins
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.ablation.tasks import TASKS
 from ardiff_jax.errors import UserError
@@ -108,6 +109,7 @@ def run(sweep: ConfigDict, directory: pathlib.Path, only: Sequence[str] = ()) ->
   """
   cells = _only(check(sweep), only)
   begin(sweep, directory)
+  origins.note(directory)
   lost = _train(sweep, directory, cells, everything=not only)
   if lost is None:
     return False
