@@ -348,6 +348,24 @@ def test_what_to_beware_of_stands_once_below_its_table(tmp_path):
   }
 
 
+def test_the_precision_of_sampling_stands_beside_the_figures(tmp_path):
+  records = [
+    generated(name, seed, judge_nats=3.0) | {'dtype': 'float32'}
+    for name in NAMES
+    for seed in (0, 1)
+  ]
+  said = 'Texts were written by networks that compute in'
+  page = write(tmp_path, [*records, repair('learned gate', f1=0.5)])
+  assert page.text.count(f'{said} float32.') == 1
+  assert (tmp_path / 'results.md').read_text().count(f'|\n\n{said} float32.\n') == 1
+  with (tmp_path / 'results.csv').open(newline='') as file:
+    assert [row['dtype'] for row in csv.DictReader(file)] == ['float32'] * 6 + ['']
+  for record in records[-2:]:
+    record['dtype'] = 'bfloat16'
+  text = results.tables(records)
+  assert f'{said} float32 (learned gate, linear gate), in bfloat16 (prior alone).' in text
+
+
 def test_warnings_that_differ_in_their_numbers_are_one():
   records = [
     generated('a', 0, 0.7, flag='an entropy of 2.31 nats, below 3.20 of 99 %', judge_nats=1.0),

@@ -76,6 +76,7 @@ class Table(NamedTuple):
     titles: of the columns.
     labels: how many columns, the first ones, are no figures: the method, and axes of the sweep.
     rows: cells, one a title.
+    precision: in which the networks wrote texts; '' where nothing tells it.
     warnings: what to beware of, and of which methods.
   """
 
@@ -85,6 +86,7 @@ class Table(NamedTuple):
   titles: list[str]
   labels: int
   rows: list[list[str]]
+  precision: str
   warnings: list[str]
 
 
@@ -117,17 +119,19 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 def to_csv(records: Sequence[Record]) -> str:
   """Returns a line per record: labels, settings, metrics and error, under a line of their names.
 
-  A setting that is named like another column is headed 'settings.NAME'.
+  A setting that is named like another column is headed 'settings.NAME'. Where texts are written,
+  'dtype' is the precision of the network.
   """
+  labels = [*_LABELS, *(['dtype'] if any(record.get('dtype') for record in records) else [])]
   settings = lib.distinct(key for record in records for key in record.get('settings') or {})
   metrics = _metrics(records)
-  taken = {*_LABELS, *metrics, 'error'}
+  taken = {*labels, *metrics, 'error'}
   heads = [f'settings.{key}' if key in taken else key for key in settings]
   file = io.StringIO()
   writer = csv.writer(file, lineterminator='\n')
-  writer.writerow([*_LABELS, *heads, *metrics, 'error'])
+  writer.writerow([*labels, *heads, *metrics, 'error'])
   for record in records:
-    cells = [record.get(label) for label in _LABELS]
+    cells = [record.get(label) for label in labels]
     cells += [(record.get('settings') or {}).get(key) for key in settings]
     cells += [(record.get('metrics') or {}).get(key) for key in metrics]
     cells.append(record.get('error'))
@@ -143,6 +147,8 @@ def tables(records: Sequence[Record]) -> str:
     if table.common:
       parts.append(f'All with {table.common}.\n')
     parts.append(markdown.table(table.titles, table.labels, table.rows))
+    if table.precision:
+      parts.append(f'{table.precision}\n')
     if table.warnings:
       parts.append(''.join(f'- beware: {markdown.one_line(x)}\n' for x in table.warnings))
   if not parts:
@@ -235,7 +241,21 @@ def _table(task: str, group: str, records: Sequence[Record]) -> Table:
     )
   titles = ['method', *axes, 'seeds', *(_COLUMNS.get(name, (name,))[0] for name in metrics)]
   common = markdown.named(lib.common(records))
-  return Table(task, group, common, titles, len(axes) + 1, rows, _warnings(records))
+  precision, warnings = _precision(records), _warnings(records)
+  return Table(task, group, common, titles, len(axes) + 1, rows, precision, warnings)
+
+
+def _precision(records: Sequence[Record]) -> str:
+  """Returns in which precision the networks computed, and whose if it is not the same for all."""
+  by_dtype = {}
+  for record in records:
+    if dtype := record.get('dtype'):
+      by_dtype.setdefault(dtype, []).append(record)
+  whose = [
+    f'in {dtype}' + (f' ({", ".join(lib.names(part))})' if len(by_dtype) > 1 else '')
+    for dtype, part in by_dtype.items()
+  ]
+  return f'Texts were written by networks that compute {", ".join(whose)}.' if whose else ''
 
 
 def _warnings(records: Sequence[Record]) -> list[str]:
