@@ -11,6 +11,7 @@ line per draft to DIR/refined.jsonl, or to --out.
 """
 
 import dataclasses
+import os
 import pathlib
 import sys
 
@@ -44,8 +45,9 @@ def main() -> None:
   directory = cli.read_workdir(_WORKDIR)
   draft = _read(_DRAFT.value, _DRAFTER.value)
   out = pathlib.Path(_OUT.value) if _OUT.value else directory / 'refined.jsonl'
-  if _DRAFT.value == f'@{_OUT.value}':
-    raise UserError(f'--out={out} is the draft itself: name another file')
+  file = _file(_DRAFT.value)
+  if file and os.path.exists(out) and os.path.samefile(file, out):
+    raise UserError(f'{out} is the draft itself: name another file with --out')
   if not out.absolute().parent.is_dir():
     raise UserError(f'--out={out}: there is no folder {out.parent}')
 
@@ -97,15 +99,21 @@ def _read(draft: str | None, drafter: str | None) -> str | None:
     raise UserError(
       "--draft is missing: a text as in --draft='A cat sat', or @FILE; or --drafter=DIR writes one"
     )
-  if not draft.startswith('@'):
+  path = _file(draft)
+  if path is None:
     return draft
-  path = pathlib.Path(draft[1:]).expanduser()
   if not path.is_file():
     raise UserError(f'--draft={draft}: there is no file {path}')
   try:
     return path.read_bytes().decode().removesuffix('\n')
   except UnicodeDecodeError as error:
     raise UserError(f'--draft={draft}: {path} is not UTF-8 text: {error}') from None
+
+
+def _file(draft: str | None) -> pathlib.Path | None:
+  """The file that --draft names; None for a text."""
+  is_file = draft is not None and draft.startswith('@')
+  return pathlib.Path(draft[1:]).expanduser() if is_file else None
 
 
 if __name__ == '__main__':

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from ardiff_jax import method as method_lib
 from ardiff_jax import noise, refinement
@@ -250,7 +252,25 @@ def test_command_prints_the_text_and_nothing_else(models, tmp_path):
   assert records[1]['nats'] > 0.0 and 'nats/token under the judge' in other.stderr
   assert refinement.marked(DRAFT, records[1]['text']) in other.stderr
   assert file.read_bytes() == draft.encode() + b'\n'
-  assert 'is the draft itself' in refuse(*arguments[:2], f'--draft=@{file}', f'--out={file}').stderr
+
+
+def test_a_draft_is_never_written_to_by_whatever_name(models, tmp_path):
+  directory, file = models.directory('epsilon_hybrid'), tmp_path / 'draft.txt'
+  file.write_text('a draft')
+  (tmp_path / 'link').symlink_to(file)
+  own = directory / 'refined.jsonl'
+  own.write_text('{}\n')
+  for draft, out in (
+    (file, [f'--out={file}']),
+    (file, [f'--out={tmp_path}/./draft.txt']),
+    (tmp_path / 'link', [f'--out={file}']),
+    (os.path.relpath(file, ROOT), [f'--out={file}']),
+    (own, []),
+  ):
+    refused = refuse('refine', f'--workdir={directory}', f'--draft=@{draft}', *out)
+    assert 'is the draft itself' in refused.stderr
+  assert (file.read_text(), own.read_text()) == ('a draft', '{}\n')
+  own.unlink()
 
 
 @pytest.mark.slow
