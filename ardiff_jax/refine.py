@@ -58,8 +58,9 @@ def main() -> None:
   judge = ardiff_jax.load(_JUDGE.value) if _JUDGE.value else None
   if draft is None:
     drafter = ardiff_jax.load(_DRAFTER.value)
-    prompt, guidance = _PROMPT.value, _GUIDANCE.value
-    draft = refinement.drafted(model, drafter, prompt, guidance, _DRAFT_TOKENS.value, _SEED.value)
+    draft = refinement.drafted(
+      model, drafter, judge, _PROMPT.value, _GUIDANCE.value, _DRAFT_TOKENS.value, _SEED.value
+    )
   scales = {'prompt_scale': _PROMPT_SCALE.value, 'guidance_scale': _GUIDANCE_SCALE.value}
   (refined,) = model.refine(
     draft,

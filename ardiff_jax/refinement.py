@@ -106,25 +106,29 @@ def canvas(tokenizer: Tokenizer, draft: Text, prompt: Text, guidance: Text, long
 
 
 def drafted(
-  model: Any, drafter: Any, prompt: str, guidance: str, count: int | None, seed: int
+  model: Any, drafter: Any, judge: Any, prompt: str, guidance: str, count: int | None, seed: int
 ) -> np.ndarray:
   """Returns int32[n], a draft that another model writes behind the prompt.
 
   Args:
     model: that is to refine it.
     drafter: of the same tokenizer.
+    judge: that is to measure it; None for none.
     prompt: what the draft continues.
     guidance: that it will stand behind; the drafter does not see it.
-    count: n; None for as many tokens as fit both models.
+    count: n; None for as many tokens as fit all models.
     seed: of the draft.
 
   Raises:
-    UserError: it has another tokenizer, or there is no room.
+    UserError: it has another tokenizer, the judge cannot judge, or there is no room.
   """
+  check_judge(model, judge)
   if drafter.tokenizer.files != model.tokenizer.files:
     raise UserError('the drafter has another tokenizer than the model')
   before, asked = (len(_ids(model.tokenizer, text)) for text in (prompt, guidance))
-  lengths = drafter.config.data.length, model.config.data.length - (asked + 2 if asked else 0)
+  lengths = [drafter.config.data.length, model.config.data.length - (asked + 2 if asked else 0)]
+  if judge is not None:
+    lengths.append(judge.config.data.length)
   room = min(lengths) - before
   if room < (count or 1):
     raise UserError(
@@ -133,6 +137,28 @@ def drafted(
     )
   (sample,) = drafter.sample(1, prompt, length=before + (count or room), seed=seed)
   return np.array(sample.token_ids[before:], np.int32)
+
+
+def check_judge(model: Any, judge: Any, longest: int = 0) -> None:
+  """Checks that a judge, None for none, can read what a model refines, prompts included.
+
+  Raises:
+    UserError: it has another tokenizer, gives no likelihood, or reads fewer tokens than `longest`.
+  """
+  if judge is None:
+    return
+  if judge.tokenizer.files != model.tokenizer.files:
+    raise UserError('the judge has another tokenizer than the model')
+  if not judge.method.is_autoregressive:
+    raise UserError(
+      'the judge is not autoregressive, so it gives texts a bound instead of their likelihood; '
+      'give a run of configs/ar.py or an imported GPT-2'
+    )
+  if longest > judge.config.data.length:
+    raise UserError(
+      f'prompt and draft have {longest} tokens, and the judge reads {judge.config.data.length}: '
+      'shorten them, or give a judge that reads more'
+    )
 
 
 def texts(given: Text | Sequence[Text], count: int) -> list[Text]:
@@ -217,8 +243,6 @@ def refine(
     raise UserError(f'seed must be from 0 to 2**32 - 1, got {seed}')
   if model.method.is_autoregressive or model.method.is_any_order:
     raise UserError('this model writes each token once and cannot refine: take a diffusion model')
-  if judge is not None and judge.tokenizer.files != model.tokenizer.files:
-    raise UserError('the judge has another tokenizer than the model')
   if model.method.is_latent != (refiner == 'latent'):
     kind = 'latents' if model.method.is_latent else 'tokens'
     raise UserError(f'refiner {refiner} is not for this model, which denoises {kind}')
@@ -234,6 +258,11 @@ def refine(
   ]
   if keep is not None:
     canvases = _keeping(canvases, keep)
+  judged = [
+    len(_ids(model.tokenizer, prompt)) + len(one.draft)
+    for prompt, one in zip(prompts, canvases, strict=True)
+  ]
+  check_judge(model, judge, max(judged, default=0))
 
   done: dict[int, Refined] = {}
   for length in sorted({len(one.tokens) for one in canvases}):

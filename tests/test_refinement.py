@@ -233,6 +233,29 @@ def test_judge_of_another_tokenizer_is_refused(models):
     model.refine(DRAFT, judge=other)
 
 
+def test_a_judge_that_cannot_read_the_texts_is_refused_before_any_work(models, monkeypatch):
+  model, judge = models('epsilon_hybrid'), models('ar')
+  short = dataclasses.replace(judge, config=judge.config.copy_and_resolve_references())
+  short.config.data.length = len('so ' + DRAFT)
+  (one,) = model.refine(DRAFT, prompt='so ', guidance='be brief', judge=short)
+  assert one.nats > 0.0
+  draft = refinement.drafted(model, judge, short, 'so ', 'be brief', None, 0)
+  assert len(draft) == len(DRAFT)
+
+  def work(*_, **__):
+    raise AssertionError('it was refined all the same')
+
+  monkeypatch.setattr(type(model), 'sample', work)
+  with pytest.raises(UserError, match='have 18 tokens, and the judge reads 17'):
+    model.refine([DRAFT, DRAFT + '!'], prompt='so ', judge=short)
+  for call in (
+    lambda: model.refine(DRAFT, judge=models('mdlm')),
+    lambda: refinement.drafted(model, judge, models('mdlm'), '', '', None, 0),
+  ):
+    with pytest.raises(UserError, match='judge is not autoregressive'):
+      call()
+
+
 # The command.
 
 
