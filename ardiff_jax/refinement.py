@@ -14,7 +14,7 @@ import difflib
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ from ardiff_jax import generation, samplers
 from ardiff_jax import method as method_lib
 from ardiff_jax.data.tokenizers import Tokenizer
 from ardiff_jax.errors import UserError
+from ardiff_jax.noise import EpsilonHybrid, Process
 from ardiff_jax.sampling import latents
 
 REFINERS = ('token', 'gate', 'latent')
 
 Text = str | np.ndarray  # or its ids, int[n]
 
+_MENDING = 'acs', 'acs_confidence'  # of an ε-hybrid's samplers
 _OF_LATENTS = 'sampler', 'steps', 'hyperschedule', 'prompt_scale', 'guidance_scale'
 _WORDS = re.compile(r'\s+|\w+|[^\w\s]')
 
@@ -328,7 +330,13 @@ def _rewrite(
   tokens, given = _stack(canvases)
   if scales := sorted({'prompt_scale', 'guidance_scale'} & set(settings)):
     raise UserError(f'{", ".join(scales)} are settings of refiner latent')
-  samplers.named(settings.get('sampler') or model.config.sampling.sampler)
+  name = settings.get('sampler') or model.config.sampling.sampler
+  samplers.named(name)
+  if refiner == 'token' and not _mends(model.method.process, name, settings):
+    raise UserError(
+      f"sampler {name} leaves wrong tokens standing that an ε-hybrid's noise puts into a "
+      'draft: take acs or acs_confidence, or ancestral with own_chain=True'
+    )
   if strength == 0.0 or given.all():
     return tokens, None, 0
   common = dict(tokens=tokens, given=given, seed=seeds)
@@ -337,7 +345,6 @@ def _rewrite(
     settings |= {'sampler': 'revision', 'revision': revision}
     samples = model.sample(len(tokens), **common, draft=tokens, **settings)
   else:
-    name = settings.pop('sampler', None) or model.config.sampling.sampler
     asked = settings.pop('steps', None)
     steps = asked or model.config.sampling.steps
     other = settings.pop('hyperschedule', None)
@@ -359,6 +366,14 @@ def _rewrite(
     samples = model.sample(len(tokens), **common, draft=noisy, **settings)
   new = np.array([sample.token_ids for sample in samples], np.int32)
   return new, None, samples[0].network_calls
+
+
+def _mends(process: Process, sampler: str, settings: Mapping[str, Any]) -> bool:
+  """Whether a sampler gets rid of the wrong tokens with which a process noises a draft: chains on
+  masks, as those on which an ε-hybrid generates, take visible tokens for right."""
+  if not isinstance(process, EpsilonHybrid) or not process.resamples:
+    return True
+  return sampler in _MENDING or bool(settings.get('own_chain'))
 
 
 def _rewrite_latents(

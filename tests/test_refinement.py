@@ -149,6 +149,13 @@ def test_stronger_refinements_drift_further_and_call_more(models):
   assert [run[0].network_calls for run in runs] == [2, 5, 9]
 
 
+def test_an_epsilon_hybrid_refines_along_its_own_chain_too(models):
+  model = models('epsilon_hybrid')
+  chain = dict(strength=0.9, sampler='ancestral', own_chain=True)
+  (one,) = model.refine(DRAFT, **chain)
+  assert one.changed > 0.0 and one.text != model.refine(DRAFT, strength=0.9)[0].text
+
+
 def test_budget_keeps_the_edits_that_the_model_prefers_most(models):
   model = models('mdlm')
   free = model.refine([DRAFT] * 4, strength=0.7, seed=1)
@@ -213,6 +220,8 @@ def _nats(judge, ids):
     ('mdlm', {'budget': -1}, r'budget must be in \[0, 1\]'),
     ('mdlm', {'refiner': 'gate'}, 'trained on other noise'),
     ('mdlm', {'sampler': 'unmask_random'}, 'hyperschedule of its own'),
+    ('epsilon_hybrid', {'sampler': 'ancestral'}, 'take acs or acs_confidence, or ancestral with'),
+    ('epsilon_hybrid', {'sampler': 'first_hitting', 'strength': 0.0}, 'leaves wrong tokens'),
     ('epsilon_hybrid', {'refiner': 'gate', 'sampler': 'acs'}, 'leave out .acs.'),
     ('mdlm', {'keep': [np.ones(3, bool)]}, 'keep of draft 0 must be 14 booleans'),
     ('mdlm', {'keep': []}, 'keep is for 0 drafts'),
