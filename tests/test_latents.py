@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import report, rng, workdir
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import block, flat
@@ -110,6 +112,31 @@ def test_estimate_sees_what_is_given_its_latents_and_times_and_nothing_hidden():
   before = jax.random.normal(jax.random.key(4), z.shape)
   at = jnp.full(tokens.shape, 0.5)
   assert differs(DENOISE.estimate(params(), tokens, z, before, at, segment)) > 1e-3
+
+
+@pytest.mark.parametrize('vocab_size', [V, 50_257])
+def test_devices_split_the_table_whatever_the_vocabulary(vocab_size):
+  many = LatentDenoiser(
+    LatentNetwork(dataclasses.replace(CONFIG, vocab_size=vocab_size, num_layers=1), E), EOS
+  )
+  mesh = mesh_lib.make_mesh(ConfigDict({'data': 2, 'tensor': 2, 'fsdp': 2}))
+  boxed = jax.eval_shape(lambda: many.init(jax.random.key(0), L))
+  make = lambda: nn.unbox(many.init(jax.random.key(0), L))  # noqa: E731
+  with mesh_lib.use(mesh):
+    split = jax.jit(make, out_shardings=mesh_lib.shardings(mesh, boxed))()
+  rows = split['params']['table'].sharding.shard_shape(split['params']['table'].shape)[0]
+  assert vocab_size <= 2 * rows < vocab_size + 128
+  tokens = jnp.arange(4 * L).reshape(4, L) % vocab_size
+
+  @jax.jit
+  def there_and_back(weights, tokens):
+    return many.round(weights, many.encode(weights, tokens))
+
+  with mesh_lib.use(mesh):
+    logits = there_and_back(split, mesh_lib.place_whole(mesh, tokens))
+  assert logits.shape == (4, L, vocab_size)
+  np.testing.assert_array_equal(logits.argmax(axis=-1), tokens)
+  np.testing.assert_allclose(logits, there_and_back(jax.device_get(split), tokens), atol=1e-5)
 
 
 # Steps.

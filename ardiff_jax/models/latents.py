@@ -25,6 +25,7 @@ from ardiff_jax.models.transformer import Transformer, TransformerConfig
 TARGET, PROMPT, GUIDANCE, HIDDEN = range(4)  # segments, what a row is for
 
 _MOST = 15.0  # of the log-SNR
+_VOCAB_MULTIPLE = 128  # rows of the table are filled up to one, so that devices can split them
 _TOLD = 10.0  # sinusoids are of noise levels, which go up to about this
 
 
@@ -51,7 +52,8 @@ class LatentNetwork(nn.Module):
     self.network = Transformer(cfg)
     normal = nn.initializers.normal(1.0)
     of = lambda *axes: nn.with_logical_partitioning(normal, axes)  # noqa: E731
-    self.table = self.param('table', of('vocab', None), (cfg.vocab_size, self.latent_dim))
+    rows = -(-cfg.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+    self.table = self.param('table', of('vocab', None), (rows, self.latent_dim))
     self.segments = self.param(
       'segments',
       nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, 'embed')),
@@ -67,7 +69,7 @@ class LatentNetwork(nn.Module):
 
   def round(self, z_BxLxE: jax.Array) -> jax.Array:
     """Returns float32[B, L, V], logits of the tokens."""
-    return matmul(z_BxLxE, _scaled(self.table).T)
+    return matmul(z_BxLxE, _scaled(self.table[: self.config.vocab_size]).T)
 
   def __call__(
     self,
