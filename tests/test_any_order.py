@@ -480,28 +480,29 @@ def test_ranked_in_one_step_draws_everything_at_once():
 
 @pytest.mark.parametrize('score', ['confidence', 'entropy'])
 def test_what_is_surest_does_not_depend_on_the_temperature(score):
-  """At temperature 0 every draw is sure: the model's own law says where to begin."""
-  schedule, n = flat(L, L), 1
+  """At temperature 0 every draw is sure: the model's own law says where to begin, behind each of
+  the tokens that may come first."""
+  schedule, n = flat(L, L), V
   denoise = make('aligned', schedule)
-  blank, free = jnp.zeros((n, L), jnp.int32), jnp.zeros((n, L), bool)
-  arguments = denoise, params(), noise.absorbing(V), Ranked(score), schedule, blank, free
+  tokens = jnp.broadcast_to(jnp.arange(V)[:, None], (n, L))
+  given = jnp.zeros((n, L), bool).at[:, 0].set(True)
+  arguments = denoise, params(), noise.absorbing(V), Ranked(score), schedule, tokens, given
   cold = run(*arguments, keys_of(n), controls=Controls(temperature=0.0))
-  law = worlds.softmax(np.asarray(denoise_blank(denoise), np.float64))[0]
-  sure = law.max(axis=-1) if score == 'confidence' else (law * np.log(law)).sum(axis=-1)
-  assert sure.argmax() > 0
-  first = int(np.argmin(np.asarray(cold.reveal_step)[0]))
-  assert first == sure.argmax() and cold.tokens[0, first] == law[first].argmax()
-
-
-def denoise_blank(denoise):
-  """Logits [1, L, V] of nothing but masks."""
-  return denoise(
+  logits = denoise(
     params(),
-    jnp.full((1, L), V),
-    sigma=jnp.zeros((1, L)),
-    regions=np.ones(L, np.int8),
+    jnp.where(given, tokens, V),
+    sigma=jnp.zeros((n, L)),
+    regions=jnp.where(given, 0, 1).astype(jnp.int8),
     settle_step=np.full(L, L),
   )
+  law = worlds.softmax(np.asarray(logits, np.float64))[:, 1:]
+  sure = law.max(axis=-1) if score == 'confidence' else (law * np.log(law)).sum(axis=-1)
+  first = sure.argmax(axis=1)
+  assert first.any()  # not from left to right
+  revealed = np.asarray(cold.reveal_step)[:, 1:]
+  np.testing.assert_array_equal(np.where(revealed < 0, L, revealed).argmin(axis=1), first)
+  best = np.take_along_axis(law, first[:, None, None], axis=1).argmax(axis=-1)[:, 0]
+  np.testing.assert_array_equal(np.asarray(cold.tokens)[np.arange(n), 1 + first], best)
 
 
 def test_ranked_refuses_another_score():

@@ -28,6 +28,8 @@ _ORDERS = (
   'shuffled,width=64,seed=0',  # two groups
 )
 
+_STEPS = 4, 16, 64
+
 # By title: the model, and how it generates and fills in.
 _METHODS = {
   'AR': ('ar', {}),
@@ -66,8 +68,8 @@ def get_config(updates: str = '1200') -> ConfigDict:
 
   c.runs = ConfigDict()
   for title, (model, sampling) in _METHODS.items():
-    run = dict(model=model, title=title, num_texts=128, num_rows=16, judge='judge', max_items=200)
-    orders, steps = ('', *_ORDERS), (8, 32, 128)
+    run = dict(model=model, title=title, num_rows=16, judge='judge', max_items=200)
+    orders, steps = ('', *_ORDERS), _STEPS
     if model == 'ar':
       orders, steps = ('',), (None,)
     elif model in ('a3', 'a3 last'):
@@ -81,6 +83,7 @@ def get_config(updates: str = '1200') -> ConfigDict:
       'generation': {'steps': steps},
     }
     for task, grid in grids.items():
+      run['num_texts'] = 64 if task == 'generation' else 128
       c.runs[f'{title}, {task}'] = ConfigDict(dict(run, task=task, group=task, grid=grid))
     choices = {'file': c.get_ref('choices')}
     c.runs[f'{title}, choices'] = ConfigDict(
@@ -89,7 +92,7 @@ def get_config(updates: str = '1200') -> ConfigDict:
   for sampler in ('unmask_random', 'unmask_entropy', 'unmask_confidence_in_order'):
     run = dict(task='generation', group='generation', model='a3', title=f'A3, {sampler}')
     run |= dict(num_texts=64, judge='judge', sampling={'sampler': sampler})
-    c.runs[run['title']] = ConfigDict(dict(run, grid={'steps': (8, 32, 128)}))
+    c.runs[run['title']] = ConfigDict(dict(run, grid={'steps': _STEPS}))
   for width in (1, 2, 4, 8):
     run = dict(task='generation', group='A3, a group a step', model='a3', title='A3')
     run |= dict(num_texts=64, judge='judge', sampling={'sampler': 'ancestral'})
