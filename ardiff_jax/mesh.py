@@ -151,6 +151,15 @@ def place_batch(mesh: Mesh, batch: dict) -> dict:
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def place_flag(mesh: Mesh, flag: bool, batch_size: int) -> jax.Array:
+  """Makes bool[B, T·S] of a flag that processes need not agree on: each device has its process's,
+  at rows that are its own among those of T x S devices along tensor and sequence."""
+  sharding = apart(mesh)
+  whole = batch_size, mesh.shape['tensor'] * mesh.shape['sequence']
+  part = np.full(sharding.shard_shape(whole), flag)
+  return jax.make_array_from_callback(whole, sharding, lambda _: part)
+
+
 def place_whole(mesh: Mesh, tree: object) -> object:
   """Places arrays that every process holds whole: split over data and fsdp along the first axis
   where that divides it, else repeated."""
@@ -171,6 +180,12 @@ def repeat(mesh: Mesh, tree: object) -> object:
 def everywhere(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of what lies whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def apart(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of [B, T·S], rows over data and fsdp, columns over tensor and sequence: of
+  which no two devices have the same part."""
+  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), ('tensor', 'sequence')))
 
 
 def _place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -27,8 +27,8 @@ def make_step(config, mesh):
   tokens = np.random.default_rng(0).integers(0, VOCAB, (BATCH, config.data.length), np.int32)
   mask = np.ones(tokens.shape, bool)
   mask[1, :20] = False  # unequal counts: microbatches must be weighted by their tokens
-  batch = {'tokens': tokens, 'loss_mask': mask, 'stop': np.zeros(BATCH, bool)}
-  batch = mesh_lib.place_batch(mesh, batch)
+  batch = mesh_lib.place_batch(mesh, {'tokens': tokens, 'loss_mask': mask})
+  batch['stop'] = mesh_lib.place_flag(mesh, False, BATCH)
   with mesh_lib.use(mesh):
     constants = mesh_lib.repeat(mesh, (method.hyperschedule, jax.random.key(0)))
   step = jit_train_step(config, method, optimizer, abstract, mesh)

@@ -97,7 +97,9 @@ def test_processes_equal_one(config, settings, counts, text_file, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_one_goes_on(text_file, tmp_path):
+  """Along `tensor` the processes have the same rows, of which one alone was asked to stop."""
   settings = {'data.source': text_file, 'train.steps': 400, 'train.eval_every': 1000}
+  settings |= {'mesh.fsdp': 1, 'mesh.tensor': 2}
   finish(start(1, 'ar', tmp_path / 'whole', devices=2, **settings))
   started = start(2, 'ar', tmp_path / 'parts', **settings)
   metrics = tmp_path / 'parts' / 'metrics.jsonl'

@@ -160,9 +160,10 @@ def _lower(config, method, optimizer, state, mesh) -> Any:
   shapes = {
     'tokens': ((batch, length), jnp.int32),
     'loss_mask': ((batch, length), jnp.bool_),
-    'stop': ((batch,), jnp.bool_),
   }
   inputs = {k: jax.ShapeDtypeStruct(*shape, sharding=split) for k, shape in shapes.items()}
+  others = mesh.shape['tensor'] * mesh.shape['sequence']
+  inputs['stop'] = jax.ShapeDtypeStruct((batch, others), jnp.bool_, sharding=mesh_lib.apart(mesh))
   constants = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
     jax.eval_shape(lambda: (jax.tree.map(jnp.asarray, method.hyperschedule), jax.random.key(0))),

@@ -139,8 +139,8 @@ def train(
         trace.before(step, state)
         with jax.profiler.StepTraceAnnotation('train', step_num=step):
           with stopwatch.part('input'):
-            asked = {'stop': np.full(len(part), bool(received))}
-            batch = mesh_lib.place_batch(mesh, next(iterator) | asked)
+            batch = mesh_lib.place_batch(mesh, next(iterator))
+            batch['stop'] = mesh_lib.place_flag(mesh, bool(received), cfg.batch_size)
           with mesh_lib.use(mesh):
             told = stops
             state, metrics, stops = step_fn(state, batch, hyperschedule, root_key)

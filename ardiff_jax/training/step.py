@@ -51,9 +51,10 @@ def make_train_step(
       dropout, which is drawn for each microbatch.
     dropout: whether the network draws dropout.
 
-  The batch is `{'tokens': int32[B, L], 'loss_mask': bool[B, L], 'stop': bool[B]}`; the loss is the
-  mean over its counted tokens, in nats per token. `stop` says at each process's rows whether that
-  was asked to stop, and as a result, bool[], whether any was: so all learn of it at the same step.
+  The batch is `{'tokens': int32[B, L], 'loss_mask': bool[B, L], 'stop': bool[B, T·S]}`; the loss is
+  the mean over its counted tokens, in nats per token. `stop` says for each device (see
+  `mesh.place_flag`) whether its process was asked to stop, and as a result, bool[], whether any
+  was: so all learn of it at the same step.
   """
 
   def loss_sum(params, examples, hyperschedule, dropout_key):
@@ -73,10 +74,11 @@ def make_train_step(
       dropout_key = rng.stream(root_key, 'dropout', state.step, index) if dropout else None
       loss, grads = jax.value_and_grad(loss_sum)(state.params, examples, hyperschedule, dropout_key)
       # float32 like the rest, so that devices add them up in one exchange
-      count, stops = counted.sum(dtype=jnp.float32), stop.sum(dtype=jnp.float32)
+      count, stops = counted.sum(dtype=jnp.float32), stop.sum(axis=0, dtype=jnp.float32)
       return jax.tree.map(jnp.add, carry, (count, stops, loss, grads)), None
 
-    zero = *jnp.zeros(3), jax.tree.map(jnp.zeros_like, state.params)
+    stops = jnp.zeros(batch['stop'].shape[1:])
+    zero = 0.0, stops, 0.0, jax.tree.map(jnp.zeros_like, state.params)
     examples = *(batch[name] for name in _BATCH), uniform, jnp.arange(batch_size)
     parts = [_split_batch(x, accumulate) for x in examples]
     (count, stops, loss, grads), _ = jax.lax.scan(
@@ -90,7 +92,7 @@ def make_train_step(
     decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
     ema = optax.incremental_update(params, state.ema, 1.0 - decay)
     metrics = TrainMetrics.single_from_model_output(loss=loss, grad_norm=optax.tree.norm(grads))
-    return TrainState(step, params, ema, opt_state), metrics, stops > 0.0
+    return TrainState(step, params, ema, opt_state), metrics, stops.sum() > 0.0
 
   return train_step
 
