@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,13 +120,17 @@ def test_a_signal_to_one_stops_all_and_one_goes_on(text_file, tmp_path):
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_by_all(text_file, tmp_path):
+  """All of it or only what one of them reads: none waits for another, or goes on from it."""
   finish(start(2, 'ar', tmp_path / 'run', **{'data.source': text_file}))
   before, _ = figures(tmp_path / 'run')
-  for path in (tmp_path / 'run' / 'checkpoints' / '6').rglob('*/d/*'):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-  said = finish(start(2, 'ar', tmp_path / 'run', **{'data.source': text_file}))
-  assert 'checkpoint 6 is damaged' in said[0] and 'resumed from step 3' in said[0]
-  assert figures(tmp_path / 'run')[0] == pytest.approx(before, rel=1e-5)
+  for part, blamed in (('ocdbt.process_1/d/*', 1), ('*/d/*', 0)):
+    directory = tmp_path / str(blamed)
+    shutil.copytree(tmp_path / 'run', directory)
+    for path in (directory / 'checkpoints' / '6').rglob(part):
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    said = finish(start(2, 'ar', directory, **{'data.source': text_file}))
+    assert 'checkpoint 6 is damaged' in said[blamed] and 'resumed from step 3' in said[0]
+    assert figures(directory)[0] == pytest.approx(before, rel=1e-5)
 
 
 def assert_refused(started, said, *messages):

@@ -265,12 +265,8 @@ def _first_sound(
   """Returns the first of the steps that all processes can read, and what it holds; (0, None) if
   there is none. The arrays of `names` must have their fingerprints."""
   for step in steps:
-    restored = None
-    try:
-      restored = manager.restore(step, args=items)
-    except Exception as error:  # orbax raises bare Exception, ValueError, KeyError, ...
-      _notice(step, str(error) or type(error).__name__)
-    if processes.any_of(restored is None):
+    restored = _read(manager, step, items)
+    if restored is None:
       continue
     saved = restored.meta.get('fingerprint', {})
     wrong = [name for name in names if fingerprint(restored[name]) != saved.get(name)]
@@ -278,6 +274,24 @@ def _first_sound(
       return step, restored
     _notice(step, f'the arrays of {wrong[0]} are not those that were saved')
   return 0, None
+
+
+def _read(manager: ocp.CheckpointManager, step: int, items: Any) -> Any:
+  """Returns what a checkpoint holds, or None if a process cannot read its part of it.
+
+  Twice, for a shared disk or a bucket may fail for a moment. By the handler alone: the manager's
+  own `restore` ends at a barrier, where the others would wait for a process that failed.
+  """
+  for last in (False, True):
+    restored = None
+    try:
+      restored = ocp.CompositeCheckpointHandler().restore(manager.directory / str(step), args=items)
+    except Exception as error:  # orbax raises bare Exception, ValueError, KeyError, ...
+      if last:
+        _notice(step, str(error) or type(error).__name__)
+    if not processes.any_of(restored is None):
+      return restored
+  return None
 
 
 def _split(state: TrainState) -> tuple[dict, Any]:
