@@ -1,5 +1,6 @@
 """The update and the loop: same result however it is split, interrupted or sharded."""
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -133,6 +134,26 @@ def test_interrupted_and_resumed_equals_uninterrupted(name, text_file, tmp_path,
   valid = [read_metrics(tmp_path / x, 'valid')[6] for x in ('whole', 'parts')]
   assert valid[0] == valid[1]
   assert valid[0]['kind'] == ('exact' if name == 'ar' else 'bound')
+
+
+@pytest.mark.parametrize(
+  'numbers',
+  [
+    (signal.SIGTERM, signal.SIGTERM),
+    (signal.SIGUSR1, signal.SIGTERM),
+    (signal.SIGTERM, signal.SIGINT),
+    (signal.SIGINT, signal.SIGINT),
+  ],
+)
+def test_only_a_second_interrupt_does_not_wait(numbers, request):
+  usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+  request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
+  aborts = pytest.raises(KeyboardInterrupt)
+  with loop._signals() as received:
+    signal.raise_signal(numbers[0])
+    with aborts if numbers[0] == signal.SIGINT else contextlib.nullcontext():
+      signal.raise_signal(numbers[1])
+    assert received[0] == numbers[0].name
 
 
 def test_an_evaluation_that_was_cut_off_comes_later(text_file, tmp_path, monkeypatch):

@@ -368,15 +368,16 @@ def _signals() -> Iterator[list[str]]:
   """Yields a list that holds the name of the first SIGTERM, SIGINT or SIGUSR1, once it came; the
   last is what Slurm is told to warn with.
 
-  A second one takes its usual course, for whoever cannot wait for a step to end.
+  A second SIGINT takes its usual course, for whoever cannot wait for a step to end. The others come
+  more than once from whoever takes a machine away, and must not cut the save short.
   """
   received: list[str] = []
   old = {}
 
   def handle(number, _):
     received.append(signal.Signals(number).name)
-    for each, handler in old.items():
-      signal.signal(each, handler)
+    if number == signal.SIGINT:
+      signal.signal(number, old[number])
 
   for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
     old[number] = signal.signal(number, handle)
