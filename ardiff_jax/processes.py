@@ -33,6 +33,8 @@ def join(
   Raises:
     UserError: they were not found, or do not come together.
   """
+  # It takes SIGTERM for itself until `train` takes it back: what is ended before must end.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS

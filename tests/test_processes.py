@@ -177,6 +177,19 @@ def test_one_process_needs_no_others():
     processes.first_does(lambda: 1 / 0)
 
 
+def test_one_that_is_ended_while_it_starts_ends():
+  program = f"""
+import os, signal, time
+from ardiff_jax import processes
+processes.join('127.0.0.1:{free_port()}', 1, 0)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(1)
+print('goes on')
+"""
+  ended = subprocess.run([sys.executable, '-c', program], cwd=ROOT, env=ENV, capture_output=True)
+  assert ended.returncode == -signal.SIGTERM and not ended.stdout, ended.stderr
+
+
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
