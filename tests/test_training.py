@@ -170,6 +170,14 @@ def test_an_evaluation_that_was_cut_off_comes_later(text_file, tmp_path, monkeyp
   assert list(read_metrics(tmp_path / 'run', 'valid')) == [3, 6]
 
 
+def test_what_is_evaluated_is_saved_before(text_file, tmp_path, monkeypatch):
+  config = small_config('ar', text_file, eval_every=2, checkpoint_every=6)
+  monkeypatch.setattr(loop, '_evaluate', lambda *_: 1 / 0)  # killed meanwhile
+  with pytest.raises(ZeroDivisionError):
+    loop.train(config, tmp_path / 'run')
+  assert TestCheckpoints.steps_in(tmp_path / 'run') == [2]
+
+
 def test_lines_past_the_checkpoint_are_written_once(text_file, tmp_path):
   config = small_config('ar', text_file, steps=3)
   loop.train(config, tmp_path / 'run')

@@ -151,10 +151,9 @@ def train(
         last = step == cfg.steps or interrupted
         log.add(step, metrics, flush=last or step % cfg.log_every == 0)
         evaluates = _is_evaluated(step, cfg)
-        saves = step % cfg.checkpoint_every == 0 or last
-        if evaluates or saves:
+        # what is to be evaluated, too: a signal is not acted on meanwhile, and its time may run out
+        if evaluates or last or step % cfg.checkpoint_every == 0:
           log.check()
-        if saves:  # before looking at the result: after SIGTERM, time is short
           checkpointer.save(step, state, iterator, prepared.description['config'])
         if interrupted:
           checkpointer.wait()
