@@ -80,6 +80,22 @@ ENTRY %main (p: f32[2]) -> f32[2] {
 
 
 @pytest.mark.parametrize(
+  ('operation', 'expected'),
+  [
+    ('f32[8]{0} all-reduce-start(%a), to_apply=%add', 32),
+    ('(f32[8]{0}, bf16[2,4]{1,0}) all-reduce-start(%a, %b), to_apply=%add', 32 + 16),
+    ('(f32[2]{0}, f32[8]{0}) all-gather-start(%a), dimensions={0}', 32),
+    ('((f32[2], s8[3]), (f32[8]{0}, s8[12]{0})) all-gather-start(%a, %b)', 32 + 12),
+    ('(f32[8], f32[8], u32[]{:S(2)}, u32[]) collective-permute-start(%a)', 32),
+    ('((f32[8], f32[2]), (f32[8], f32[2]), u32[], u32[]) collective-permute-start(%a, %b)', 40),
+  ],
+)
+def test_collectives_that_are_started_count_what_they_get(operation, expected):
+  text = f'ENTRY %main (p: f32[2]) -> f32[2] {{\n  %s = {operation}\n}}\n'
+  assert list(collectives(text).values()) == [(1, expected)]
+
+
+@pytest.mark.parametrize(
   ('size', 'low', 'high'),
   [('small', 120e6, 130e6), ('medium', 340e6, 360e6), ('1b', 1.2e9, 1.4e9), ('7b', 6.5e9, 6.8e9)],
 )

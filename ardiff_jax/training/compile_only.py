@@ -118,9 +118,10 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
       match = re.search(rf'= (.*?) ({_COLLECTIVES})(-start)?\(', line)
       if match:
         sizes = _result_bytes(match[1])
+        if match[3] and match[2] != 'all-reduce':  # started, it gives back its operands first
+          sizes = sizes[len(sizes) // 2 :]
         count, size = found[match[2]]
-        # one that is started gives back its operand, too
-        found[match[2]] = count + times, size + times * (max if match[3] else sum)(sizes)
+        found[match[2]] = count + times, size + times * sum(sizes)
       for callee in re.findall(r'(?:calls|to_apply)=%?([\w.\-]+)', line):
         visit(callee, times)
       loop = re.search(r'condition=%?([\w.\-]+), body=%?([\w.\-]+)', line)
@@ -146,9 +147,10 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _result_bytes(shapes: str) -> list[int]:
-  """Bytes of 'f32[8,16]{1,0}', or of each array of a tuple of such."""
-  found = []
-  for kind, bits, sizes in re.findall(r'\b(pred|[a-z]+?)(\d*)\[([\d,]*)\]', shapes):
+  """Bytes of 'f32[8,16]{1,0}', or of each array of a tuple of such; not of the 'u32[]' with which
+  one that is started keeps its books."""
+  found, arrays = [], shapes.replace('u32[]', '')
+  for kind, bits, sizes in re.findall(r'\b(pred|[a-z]+?)(\d*)\[([\d,]*)\]', arrays):
     width = 8 if kind == 'pred' else int(bits)
     found.append(width * math.prod(int(size) for size in sizes.split(',') if size) // 8)
   return found
