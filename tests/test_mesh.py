@@ -2,6 +2,7 @@
 
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from ardiff_jax import mesh as mesh_lib
 from ardiff_jax.divergences import cross_entropy
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import block
+from ardiff_jax.models import attention
 from ardiff_jax.models.attention import attend
 from ardiff_jax.tokenwise import tokenwise
 
@@ -119,6 +121,14 @@ def test_attention_over_rows_that_devices_share(mask_of):
   with mesh_lib.use(mesh):
     found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*mesh_lib.repeat(mesh, (q, k, v)))
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), found, wanted)
+
+
+def test_cudnn_takes_no_rows_that_devices_share():
+  gpu = types.SimpleNamespace(platform='gpu', compute_capability='9.0')
+  rows = jax.ShapeDtypeStruct((2, 16, 4, 64), 'bfloat16')
+  for sizes, applies in ((dict(fsdp=8), True), (dict(fsdp=2, sequence=4), False)):
+    with mesh_lib.use(make_mesh(**sizes)):
+      assert attention._cudnn_applies(gpu, rows) is applies
 
 
 def test_slices_of_tokens_that_devices_share():

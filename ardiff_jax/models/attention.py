@@ -161,10 +161,12 @@ def _device() -> jax.Device | jax.sharding.AbstractDevice:
 
 
 def _cudnn_applies(device: jax.Device, q: jax.Array) -> bool:
-  """Whether cuDNN's fused attention takes these rows: half precision, Ampere or later."""
+  """Whether cuDNN's fused attention takes these rows: half precision, Ampere or later, and not
+  split over devices."""
   capability = getattr(device, 'compute_capability', '')  # '9.0'; of AMD devices 'gfx942'
   return (
     device.platform == 'gpu'
+    and num_parts('length') == 1
     and capability.replace('.', '').isdecimal()
     and float(capability) >= 8.0
     and q.dtype in (jnp.bfloat16, jnp.float16)
