@@ -11,6 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ardiff_jax import paths, workdir
 from ardiff_jax.data import tokenizers
 from ardiff_jax.errors import UserError
+from ardiff_jax.training import checkpointing
 
 
 @pytest.fixture
@@ -27,6 +28,11 @@ def bucket(tmp_path, monkeypatch):
 
 
 class _Bucket(DirFileSystem):
+  def mkdir(self, *_, **__):
+    pass  # there are no folders, but for what is in them
+
+  makedirs = mkdir
+
   def open(self, path, mode='rb', **kwargs):
     assert 'a' not in mode, 'objects in buckets cannot be appended to'
     return super().open(path.removeprefix('gs://'), mode, **kwargs)
@@ -60,6 +66,18 @@ def test_a_work_directory(place, request, tmp_path):
   tokenizer = tokenizers.ByteTokenizer('byte', {'a.txt': b'12'})
   tokenizer.save(directory)
   assert (directory / 'a.txt').read_bytes() == b'12'
+
+
+@pytest.mark.parametrize('place', ['disk', 'bucket'])
+def test_damaged_checkpoints_are_set_aside(place, request, tmp_path):
+  directory = places(request, tmp_path)[place] / 'run'
+  for content in ('first', 'second'):
+    (directory / 'checkpoints' / '6').mkdir(parents=True, exist_ok=True)
+    (directory / 'checkpoints' / '6' / 'manifest').write_text(content)
+    checkpointing.set_aside(directory, [6])
+  assert not (directory / 'checkpoints' / '6').exists()
+  aside = [(directory / f'damaged_checkpoint_6.{i}' / 'manifest').read_text() for i in (0, 1)]
+  assert aside == ['first', 'second']
 
 
 def test_a_file_is_old_or_new(tmp_path, monkeypatch):

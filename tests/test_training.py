@@ -251,7 +251,7 @@ class TestCheckpoints:
     assert loop.train(config, workdir)
     notices = capsys.readouterr().err
     assert 'checkpoint 6 is damaged' in notices and 'resumed from step 3' in notices
-    assert (workdir / 'damaged_checkpoints' / '6.0').is_dir()
+    assert (workdir / 'damaged_checkpoint_6.0').is_dir()
     after = read_metrics(workdir)
     assert [after[i]['loss'] for i in after] == [before[i]['loss'] for i in before]
 

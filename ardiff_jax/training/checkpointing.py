@@ -8,6 +8,7 @@ before it.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import pathlib
 import re
 import sys
@@ -24,7 +25,6 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.training.state import TrainState
 
 _FOLDER = 'checkpoints'
-_DAMAGED = 'damaged_checkpoints'
 
 
 class Checkpointer:
@@ -123,17 +123,21 @@ class Checkpointer:
     if not steps:
       return
     self._manager.close()
-
-    def move() -> None:
-      target = self._workdir / _DAMAGED
-      target.mkdir(exist_ok=True)
-      for step in steps:
-        number = len(list(target.iterdir()))
-        (self._workdir / _FOLDER / str(step)).rename(target / f'{step}.{number}')
-      processes.say(f'notice: moved damaged checkpoints to {target}')
-
-    processes.first_does(move)
+    processes.first_does(lambda: set_aside(self._workdir, steps))
     self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=self._options)
+
+
+def set_aside(workdir: pathlib.Path, steps: Sequence[int]) -> None:
+  """Renames checkpoints to `damaged_checkpoint_STEP.N`, N the first that is free.
+
+  They stay next to what is there anyway: a bucket has no empty folders, and into one that does not
+  exist nothing can be moved.
+  """
+  for step in steps:
+    names = (workdir / f'damaged_checkpoint_{step}.{number}' for number in itertools.count())
+    target = next(name for name in names if not name.exists())
+    (workdir / _FOLDER / str(step)).rename(target)
+    processes.say(f'notice: moved the damaged checkpoint {step} to {target}')
 
 
 @dataclasses.dataclass
