@@ -19,6 +19,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import block
 from ardiff_jax.models import attention
 from ardiff_jax.models.attention import attend
+from ardiff_jax.models.cache import Cache, Entries
 from ardiff_jax.tokenwise import tokenwise
 
 MESHES = {
@@ -73,6 +74,24 @@ def test_parameters_moments_and_average_are_sharded_alike():
   moments = state.opt_state[1][0]
   for tree in (state.ema, moments.mu, moments.nu):
     assert jax.tree.map(lambda x: x.sharding.spec, tree) == specs
+
+
+def test_a_step_takes_the_state_it_is_given():
+  config, mesh = config_of('ar'), make_mesh(fsdp=8)
+  step, arguments, _ = make_step(config, mesh)
+  state = make_state(config, mesh)
+  with mesh_lib.use(mesh):
+    step(state, *arguments)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state))
+
+
+def test_a_cache_is_split_like_activations():
+  entries = Entries(jnp.arange(3), *jnp.ones((2, 1, 4, 3, 2, 8)))
+  with mesh_lib.use(make_mesh(fsdp=2, tensor=2, sequence=2)):
+    empty = jax.jit(lambda: Cache.empty(1, 4, 16, 2, 8, 'float32'))()
+    written = jax.jit(Cache.write)(empty, entries)
+  for x in (empty.keys, empty.values, written.keys, written.values):
+    assert x.addressable_shards[0].data.shape == (1, 2, 1, 8, 8)
 
 
 @pytest.mark.parametrize('name', METHODS)
