@@ -5,7 +5,7 @@
 #
 # Process 0 has the terminal, the others write process_I.log into the work directory. GPUs are
 # shared out evenly. When one fails, the others are killed after KILL_AFTER seconds (10). PYTHON is
-# an interpreter to use instead of .venv's.
+# an interpreter to use instead of .venv's. DRY_RUN=1 prints what would be run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh
@@ -34,11 +34,10 @@ share=$((${#gpus[@]} / count))
   fail "${#gpus[@]} GPUs cannot be shared out evenly to $count processes"
 
 if [ -z "${PYTHON-}" ]; then
-  prepare_env
+  [ -n "${DRY_RUN-}" ] || prepare_env
   PYTHON=.venv/bin/python
 fi
 ((share)) || tune_cpu
-mkdir -p "$logs"
 
 until # one on which nothing listens, below those that the system gives to clients
   port=$((20000 + RANDOM % 10000))
@@ -59,9 +58,19 @@ train() { # train I [its flags]
     CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${gpus[*]:first:share}")
     export CUDA_VISIBLE_DEVICES
   fi
-  exec "$PYTHON" -m ardiff_jax.train --workdir="$workdir" "${@:2}" \
-    --coordinator="127.0.0.1:$port" --num_processes="$count" --process_id="$1" </dev/null
+  local step=("$PYTHON" -m ardiff_jax.train --workdir="$workdir" "${@:2}"
+    --coordinator="127.0.0.1:$port" --num_processes="$count" --process_id="$1")
+  if [ -n "${DRY_RUN-}" ]; then
+    echo "${gpus:+CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES }${step[*]@Q}"
+  else
+    exec "${step[@]}" </dev/null
+  fi
 }
+if [ -n "${DRY_RUN-}" ]; then
+  for ((i = 0; i < count; i++)); do train "$i" "$@"; done
+  exit
+fi
+mkdir -p "$logs"
 set -m # a process group for each: Ctrl-C reaches it through us alone, not twice
 for ((i = 0; i < count; i++)); do
   if ((i == 0)); then train "$i" "$@" & else train "$i" "$@" >>"$logs/process_$i.log" 2>&1 & fi

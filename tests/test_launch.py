@@ -177,6 +177,19 @@ def test_local_processes_share_the_gpus(count, env, shares, programs, tmp_path):
     assert [(tmp_path / f'calls.{i}').read_text().strip() for i in range(count)] == shares
 
 
+def test_local_dry_run_prints_what_each_process_runs(programs, tmp_path):
+  env = {'DRY_RUN': '1', 'CUDA_VISIBLE_DEVICES': '4,5'}
+  workdir = f'--workdir={tmp_path / "run"}'
+  result = launch('bash', 'launch/local_multiprocess.sh', 2, workdir, *TRICKY, env=env)
+  assert result.returncode == 0 and not result.stderr
+  for i, line in enumerate(result.stdout.splitlines()):
+    gpu, python, *got = words(line)
+    assert (gpu, python) == (f'CUDA_VISIBLE_DEVICES={4 + i}', '.venv/bin/python')
+    assert got[:2] == ['-m', 'ardiff_jax.train'] and got[3:-3] == [workdir, *TRICKY]
+    assert got[-2:] == ['--num_processes=2', f'--process_id={i}']
+  assert i == 1 and not (tmp_path / 'run').exists()
+
+
 @pytest.mark.parametrize('count', ['', '0', 'two', '--config=configs/ar.py'])
 def test_local_processes_must_be_counted(count):
   result = launch('bash', 'launch/local_multiprocess.sh', count)
