@@ -9,7 +9,7 @@ from matplotlib.collections import FillBetweenPolyCollection, QuadMesh
 from test_ablation_results import NAMES, course, draft, failure, generated, repair, sweep
 
 from ardiff_jax import plots
-from ardiff_jax.ablation import looks, quality_plots, revision_plots
+from ardiff_jax.ablation import looks, quality_plots, revision_plots, score_plots
 from ardiff_jax.ablation import records as lib
 
 T_3 = 4.302652729911275  # 97.5 % of Student's t of two degrees of freedom
@@ -123,6 +123,65 @@ def test_diversity_without_mauve_or_real_text_is_drawn():
   left, right = quality_plots.quality_against_diversity(only).axes
   assert [text.get_text() for text in left.texts] == ['no judge read the texts']
   assert list(points(right)) == ['oracle'] and not right.texts
+
+
+def test_generation_is_drawn_against_calls():
+  records = [
+    generated(name, seed, calls=calls, judge_nats=nats + 0.1 * seed, entropy=4.0, **real)
+    | {'settings': {'steps': int(calls)}}
+    for name, nats in (('learned gate', 3.0), ('linear gate', 4.0))
+    for calls in (32.0, 8.0)
+    for seed in (0, 1)
+    for real in [{'real_judge_nats': 2.5, 'real_entropy': 4.2}]
+  ]
+  figure = quality_plots.generation_against_calls(records)
+  judged, entropy = figure.axes
+  lines = {container.get_label(): container.lines[0] for container in judged.containers}
+  np.testing.assert_allclose(lines['linear gate'].get_xdata(), [8.0, 32.0])
+  np.testing.assert_allclose(lines['linear gate'].get_ydata(), [4.05, 4.05])
+  for axes, real in ((judged, 2.5), (entropy, 4.2)):
+    assert axes.get_xscale() == 'log'
+    assert real in [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == '--']
+  assert figure.legends[0].get_texts()[-1].get_text() == 'real text'
+
+
+def test_scores_are_means_with_errors_and_bounds_are_hollow():
+  records = [
+    repair(name, seed, nats=nats + 0.1 * seed, exact=exact)
+    | {'task': 'likelihood', 'settings': {'order': order, 'rows': rows}}
+    for name, nats, exact, tried in (('AR', 2.0, 1.0, (1,)), ('MDLM', 3.0, 0.0, (1, 2)))
+    for order in ('', 'strided,width=8')
+    for rows in tried
+    for seed in (0, 1)
+  ]
+  figure = score_plots.scores(records[:-2], 'nats', 'nats', 'order')
+  assert [axes.get_title() for axes in figure.axes] == ['own order', 'strided,width=8']
+  names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+  assert names == ['AR, rows 1', 'MDLM, rows 1', 'MDLM, rows 2']
+  own, strided = (
+    [(*point.lines[0].get_xydata()[0], point.lines[0].get_markerfacecolor()) for point in points]
+    for points in (axes.containers for axes in figure.axes)
+  )
+  exact = plots.TRAIN
+  assert own == [(2.05, 0, exact), (3.05, 1, 'white'), (3.05, 2, 'white')]
+  assert strided == own[:2]
+  (error,) = figure.axes[0].containers[0].lines[2]
+  (ends,) = error.get_segments()
+  np.testing.assert_allclose(ends[1, 0] - ends[0, 0], 2 * 12.7062 * 0.05, rtol=1e-4)
+  assert [x.get_text() for x in figure.legends[0].get_texts()] == ['upper bound', 'exact']
+
+
+def test_guessing_is_drawn_beside_choices():
+  records = [
+    repair('AR', accuracy=0.4, chance=chance) | {'settings': {'file': f'/data/{name}.jsonl'}}
+    for name, chance in (('hellaswag', 0.25), ('piqa', 0.5))
+  ]
+  figure = score_plots.scores(records, 'accuracy', 'right', 'file')
+  assert [axes.get_title() for axes in figure.axes] == ['hellaswag.jsonl', 'piqa.jsonl']
+  for axes, chance in zip(figure.axes, (0.25, 0.5), strict=True):
+    (dashed,) = (line for line in axes.lines if line.get_linestyle() == '--')
+    assert set(dashed.get_xdata()) == {chance}
+  assert [x.get_text() for x in figure.legends[0].get_texts()] == ['guessing']
 
 
 def test_a_narrow_range_of_perplexities_has_figures_on_its_axis():
@@ -284,6 +343,8 @@ def test_methods_differ_in_colour_and_in_marker():
   [
     quality_plots.quality_against_calls,
     quality_plots.quality_against_diversity,
+    quality_plots.generation_against_calls,
+    lambda records: score_plots.scores(records, 'accuracy', 'right', 'file'),
     revision_plots.edit_map,
     revision_plots.signals,
     revision_plots.radar,

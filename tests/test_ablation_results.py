@@ -424,6 +424,30 @@ def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
   assert 'of no commit' in origins.read(tmp_path)[0].circumstances
 
 
+def test_tasks_of_one_figure_have_pictures_and_steps_are_drawn_against_calls(tmp_path):
+  tasks = {
+    'perplexity': ({'data': 'wikitext'}, {'bits_per_byte': 2.0}, 'Texts'),
+    'likelihood': ({'order': ''}, {'nats': 3.0}, 'Orders'),
+    'infilling': ({'steps': 8}, {'rougeL': 0.2}, 'Gaps'),
+    'choices': ({'file': 'piqa.jsonl'}, {'accuracy': 0.6, 'chance': 0.5}, 'Right choices'),
+  }
+  records = [
+    repair('learned gate', seed, group='', **metrics) | {'task': task, 'settings': settings}
+    for task, (settings, metrics, _) in tasks.items()
+    for seed in (0, 1)
+  ]
+  for calls in (8.0, 32.0):
+    record = generated('learned gate', group='steps', calls=calls, judge_nats=3.0, entropy=4.0)
+    records.append(record | {'settings': {'steps': int(calls)}})
+    same = generated('learned gate', 0, calls, group='warm', calls=8.0, judge_nats=3.0, entropy=4.0)
+    records.append(same)
+  assert set(images(write(tmp_path, records))) == {
+    *(f'{title}, {task}' for task, (_, _, title) in tasks.items()),
+    *(f'Quality against diversity, generation: {group}' for group in ('steps', 'warm')),
+    'Generation against network calls, generation: steps',
+  }
+
+
 def test_text_is_escaped(tmp_path):
   write(tmp_path, [repair('<script>alert(1)</script>', f1=0.5)])
   assert '<script>' not in (tmp_path / 'results.html').read_text()

@@ -146,6 +146,48 @@ def quality_against_diversity(
   return figure
 
 
+@mpl.rc_context(STYLE)
+def generation_against_calls(
+  records: Sequence[Record], shown: Sequence[str] | None = None
+) -> Figure:
+  """Draws what a judge thinks of texts written from nothing, and their entropy, against calls.
+
+  A point a method and its number of steps, joined along the calls. Dashed lines are real text.
+
+  Args:
+    records: of task 'generation', at one point of the axes that make no calls; others are left out.
+    shown: methods, see `looks`.
+
+  Raises:
+    ValueError: `shown` has too many.
+  """
+  records = [r for r in records if r['task'] == 'generation' and not lib.failed(r)]
+  looks, title = looks_of(records, shown)
+  handles = [handle(look, name) for name, look in looks.items()]
+  figure = Figure(figsize=(7.6, 3.6), layout='constrained')
+  figure.get_layout_engine().set(wspace=0.05)
+  panels = figure.subplots(1, 2, sharex=True)
+  known = []
+  for axes, metric, real, label in (
+    (panels[0], 'judge_nats', 'real_judge_nats', 'judge, nats per token (less is better)'),
+    (panels[1], 'entropy', 'real_entropy', "entropy of a text's tokens, nats"),
+  ):
+    _draw_quality(axes, records, metric, looks)
+    axes.set_xlabel('network calls per text')
+    axes.set_ylabel(label)
+    known.append(lib.mean(records, real).value)
+    if known[-1] is not None:
+      axes.axhline(known[-1], **_DASHED, zorder=1)
+  if records:
+    _octaves(panels[0], [x for r in records if (x := lib.metric(r, 'calls'))])
+  else:
+    say_empty(panels[0])
+  if any(x is not None for x in known):
+    handles.append(Line2D([], [], **_DASHED, label='real text'))
+  legend(figure, handles, title)
+  return figure
+
+
 def _draw_quality(
   axes: Axes,
   records: Sequence[Record],

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ardiff_jax import paths, refinement
 from ardiff_jax import plots as pictures
 from ardiff_jax import workdir as files
-from ardiff_jax.ablation import looks, markdown, origins, quality_plots, revision_plots
+from ardiff_jax.ablation import looks, markdown, origins, quality_plots, revision_plots, score_plots
 from ardiff_jax.ablation import records as lib
 from ardiff_jax.ablation.origins import Origin
 from ardiff_jax.ablation.records import UNREVISED, Record
@@ -62,6 +62,12 @@ _COLUMNS = {  # of the tables: title, figures after the point; other metrics com
   'texts': ('texts', 0),
   'seconds_p50': ('s, median ↓', 3),
   'seconds_p95': ('s, 95th percentile ↓', 3),
+}
+_SCORES = {  # pictures of tasks: title, figure, its label, and the setting of its panels
+  'perplexity': ('Texts', 'bits_per_byte', 'bits per byte (less is better)', 'data'),
+  'likelihood': ('Orders', 'nats', 'nats per token (less is better)', 'order'),
+  'infilling': ('Gaps', 'rougeL', 'ROUGE-L of what was filled in (more is better)', 'steps'),
+  'choices': ('Right choices', 'accuracy', 'share of right choices (more is better)', 'file'),
 }
 _NUMBER = re.compile(r'\d+(?:\.\d+)?')
 _LABELS = ('task', 'group', 'name', 'seed', 'model')  # of a record, as they stand in results.csv
@@ -326,6 +332,19 @@ def _pictures(
       'Whiskers are 95 % intervals over seeds; dashed lines are real text; points of a line are '
       'settings, such as temperatures.',
     )
+    part = lib.one_setting(records, free=['steps', 'hyperschedule'])
+    calls = lib.distinct([r['name'], lib.metric(r, 'calls')] for r in part)
+    if len(calls) > len(lib.names(part)):  # some method has taken several numbers of steps
+      add(
+        quality_plots.generation_against_calls(part, shown),
+        'Generation against network calls',
+        part,
+        'Whiskers are 95 % intervals over seeds; dashed lines are real text.',
+      )
+  if task in _SCORES and records:
+    title, metric, label, panel = _SCORES[task]
+    caption = 'Whiskers are 95 % intervals over seeds.'
+    add(score_plots.scores(records, metric, label, panel), title, records, caption)
   if task == 'repair' and records:
     part = lib.one_setting(records, free=['corrupted'])
     add(
