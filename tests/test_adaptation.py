@@ -169,7 +169,8 @@ def test_at_time_one_it_is_the_plain_cross_entropy_of_all_tokens():
 
 def test_what_is_visible_weighs_nothing():
   examples = examples_of(64)._replace(uniform=jnp.full(64, 0.5))
-  noisy = jax.vmap(PROCESS.corrupt)(examples.keys, examples.tokens, jnp.full((64, L), 0.5))
+  keys = examples_of(64).keys  # the same, once more
+  noisy = jax.vmap(PROCESS.corrupt)(keys, examples.tokens, jnp.full((64, L), 0.5))
   loss = np.asarray(Adaptation(PROCESS)(OPEN, params(), examples, flat(L, 8)))
   np.testing.assert_array_equal(loss > 0.0, noisy.masked)
 
