@@ -239,6 +239,19 @@ def test_a_text_depends_on_its_own_key_alone():
   assert jnp.abs(other - whole)[:, 4:].max() > 1e-2
 
 
+def test_a_text_that_rests_does_not_depend_on_neighbours_that_move():
+  """Of four blocks the first text has something to refine in the last two alone."""
+  tokens, _ = canvases(2)
+  given = jnp.stack([jnp.arange(L) < 5, jnp.arange(L) < 1])
+  schedule = block(L, 2, 3)
+  together = refine(schedule, tokens, given, keys(2))
+  for i, steps in enumerate((6, 12)):
+    alone = refine(schedule, tokens[i : i + 1], given[i : i + 1], keys(2)[i : i + 1])
+    np.testing.assert_allclose(together.latents[i], alone.latents[0], atol=1e-5)
+    np.testing.assert_array_equal(together.tokens[i], alone.tokens[0])
+    assert alone.network_calls == 3 * steps
+
+
 class Nearest(LatentDenoiser):
   """Estimates the nearest latent."""
 

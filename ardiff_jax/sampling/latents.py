@@ -95,18 +95,23 @@ def refine(
     nothing, of_prompt, of_both = jnp.split(every, 3)
     return nothing + prompt_scale * (of_prompt - nothing) + guidance_scale * (of_both - of_prompt)
 
-  moves_SxL = (time_SxL[:-1] > time_SxL[1:]) & ~given.all(axis=0)[None]
+  falls_SxL = time_SxL[:-1] > time_SxL[1:]
 
   def look(carry, step):
     z, before = carry
     now, then = time_SxL[step][None], time_SxL[step + 1][None]
     found = estimate(z, before, now)
     new = step_to(z, found, now[..., None], then[..., None], noise('step', step), kind)
-    return jnp.where((moves_SxL[step][None] & ~given)[..., None], new, z), found
+    moves = (falls_SxL[step][None] & ~given)[..., None]
+    # a text that rests keeps its estimate too, as it would without neighbours that move
+    before = jnp.where(moves.any(axis=1, keepdims=True), found, before)
+    return jnp.where(moves, new, z), before
+
+  is_look = (falls_SxL & ~given.all(axis=0)[None]).any(axis=1)  # where a text has what moves
 
   def body(carry, step):
     stay = lambda carry, step: carry  # noqa: E731
-    return jax.lax.cond(moves_SxL[step].any(), look, stay, carry, step), None
+    return jax.lax.cond(is_look[step], look, stay, carry, step), None
 
   alpha, sigma = (x[None, :, None] for x in latents.signal(time_SxL[0]))
   noisy = alpha * draft + sigma * noise('start', 0)
@@ -115,7 +120,7 @@ def refine(
   log_law = jax.nn.log_softmax(denoise.round(params, z))
   new = jnp.where(given, tokens, log_law.argmax(axis=-1)).astype(jnp.int32)
   at = lambda x: jnp.take_along_axis(log_law, x[..., None], axis=-1)[..., 0]  # noqa: E731
-  calls = moves_SxL.any(axis=1).sum() * (1 if is_plain else 3)
+  calls = is_look.sum() * (1 if is_plain else 3)
   return Refined(new, at(new) - at(tokens), z, calls)
 
 
