@@ -41,9 +41,26 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def append(path: pathlib.Path, text: str) -> None:
-  """Adds text to the end of a file, which is made if it is not there."""
-  if isinstance(path, pathlib.Path):
-    with path.open('a', encoding='utf-8') as file:
-      file.write(text)
-  else:  # an object in a bucket has no end to write to
-    write_whole(path, (path.read_text() if path.exists() else '') + text)
+  """Adds lines to the end of a file, all or none; it is made if it is not there.
+
+  They begin on a line of their own, also behind one that a kill has cut off.
+  """
+  if not isinstance(path, pathlib.Path):  # an object in a bucket has no end to write to
+    old = path.read_text() if path.exists() else ''
+    write_whole(path, old + '\n' * _is_cut_off(old[-1:]) + text)
+    return
+  with path.open('a+b', buffering=0) as file:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    left = ('\n' * _is_cut_off(file.read(1).decode(errors='replace')) + text).encode()
+    try:
+      while left:
+        left = left[file.write(left) :]
+    except BaseException:
+      file.truncate(end)
+      raise
+
+
+def _is_cut_off(last: str) -> bool:
+  """Whether this is how a file ends whose last line has no end."""
+  return last not in ('', '\n')

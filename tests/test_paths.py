@@ -1,6 +1,7 @@
 """Files of a run lie on a disk or in a bucket, and are whole."""
 
 import pathlib
+import resource
 
 import fsspec
 import pytest
@@ -78,6 +79,29 @@ def test_damaged_checkpoints_are_set_aside(place, request, tmp_path):
   assert not (directory / 'checkpoints' / '6').exists()
   aside = [(directory / f'damaged_checkpoint_6.{i}' / 'manifest').read_text() for i in (0, 1)]
   assert aside == ['first', 'second']
+
+
+@pytest.mark.parametrize('place', ['disk', 'bucket'])
+def test_a_line_is_never_glued_to_one_that_was_cut_off(place, request, tmp_path):
+  lines = places(request, tmp_path)[place] / 'lines.jsonl'
+  for cut in ('', '{"step": 1}\n', '{"step": 1}\n{"st', '{"step": 1}\n{"ste": "ä'):
+    lines.write_text(cut)
+    workdir.append(lines, [{'step': 2}])
+    assert lines.read_text() == cut + '\n' * (cut[-1:] not in ('', '\n')) + '{"step": 2}\n'
+
+
+def test_lines_are_added_whole_or_not_at_all(tmp_path):
+  lines = tmp_path / 'lines.jsonl'
+  workdir.append(lines, [{'step': 1}])
+  whole = lines.read_text()
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, limits[1]))
+  try:
+    with pytest.raises(OSError, match='too large'):
+      workdir.append(lines, [{'step': 2}])
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert lines.read_text() == whole
 
 
 def test_a_file_is_old_or_new(tmp_path, monkeypatch):
