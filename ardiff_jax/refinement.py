@@ -14,7 +14,7 @@ import difflib
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,8 @@ class Refined:
     changed: share of the tokens that are others than the draft's.
     edit_distance: insertions, deletions and replacements of tokens, over the longer text's tokens.
     reverted: edits that were taken back, being over the budget.
-    network_calls: for all drafts of one length together.
-    seconds: wall time of those, compilation included.
+    network_calls: for all drafts of its batch together, which are of one length.
+    seconds: wall time of that, compilation included.
     nats: per token, under the judge, given the prompt; None without a judge.
     draft_nats: likewise, of the draft.
   """
@@ -231,9 +231,11 @@ def refine(
   keep: Sequence[np.ndarray] | None,
   judge: Any,
   seed: int,
+  batch_size: int | None = None,
   **sampling: Any,
 ) -> list[Refined]:
-  """`Model.refine`, of which `model` and `judge` are."""
+  """`Model.refine`, of which `model` and `judge` are; `batch_size` drafts of one length at a time,
+  None for all."""
   if refiner is None:
     refiner = 'latent' if model.method.is_latent else 'token'
   if refiner not in REFINERS:
@@ -241,6 +243,8 @@ def refine(
   for name, value in (('strength', strength), ('budget', budget)):
     if value is not None and not 0.0 <= value <= 1.0:
       raise UserError(f'{name} must be in [0, 1], got {value}')
+  if batch_size is not None and batch_size < 1:
+    raise UserError(f'batch_size must be at least 1, got {batch_size}')
   if not 0 <= seed < 2**32:
     raise UserError(f'seed must be from 0 to 2**32 - 1, got {seed}')
   if model.method.is_autoregressive or model.method.is_any_order:
@@ -267,8 +271,7 @@ def refine(
   check_judge(model, judge, max(judged, default=0))
 
   done: dict[int, Refined] = {}
-  for length in sorted({len(one.tokens) for one in canvases}):
-    rows = [i for i, one in enumerate(canvases) if len(one.tokens) == length]
+  for rows in _batches([len(one.tokens) for one in canvases], batch_size):
     few = [canvases[i] for i in rows]
     # one a draft, whatever stands beside it
     seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in rows]
@@ -305,6 +308,17 @@ def refine(
   if judge is None:
     return results
   return [_judged(judge, prompt, one) for prompt, one in zip(prompts, results, strict=True)]
+
+
+def _batches(lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
+  """Yields the places of what is of one length, so many at a time; the last batch of a length is
+  filled up with its last, so that all are of one shape."""
+  for length in sorted(set(lengths)):
+    places = [i for i, own in enumerate(lengths) if own == length]
+    size = min(batch_size or len(places), len(places))
+    for start in range(0, len(places), size):
+      batch = places[start : start + size]
+      yield batch + batch[-1:] * (size - len(batch))
 
 
 def _keeping(canvases: list[Canvas], keep: Sequence[np.ndarray]) -> list[Canvas]:

@@ -140,6 +140,26 @@ def test_a_draft_is_refined_alike_whatever_stands_beside_it(models):
   assert model.refine(DRAFT, strength=0.5, seed=8)[0].text != together[0].text
 
 
+@pytest.mark.parametrize('name', ['epsilon_hybrid', 'latent_refiner'])
+def test_a_batch_holds_so_many_drafts_and_changes_none(models, monkeypatch, name):
+  model, sizes, stack = models(name), [], refinement._stack
+
+  def watched(canvases):
+    sizes.append(len(canvases))
+    return stack(canvases)
+
+  monkeypatch.setattr(refinement, '_stack', watched)
+  drafts = [DRAFT, 'so ' + DRAFT, DRAFT, DRAFT]
+  settings = dict(strength=0.9, budget=0.5, steps=4, seed=7)
+  whole = model.refine(drafts, **settings)
+  assert set(sizes) == {1, 3}
+  sizes.clear()
+  few = model.refine(drafts, batch_size=2, **settings)
+  assert set(sizes) == {1, 2}
+  assert [one.text for one in few] == [one.text for one in whole] != drafts
+  assert [one.network_calls for one in few] == [one.network_calls for one in whole]
+
+
 def test_stronger_refinements_drift_further_and_call_more(models):
   model = models('epsilon_hybrid')
   drafts = [DRAFT] * 16
@@ -217,6 +237,7 @@ def _nats(judge, ids):
     ('mdlm', {'refiner': 'pen'}, 'refiner must be one of token, gate'),
     ('mdlm', {'strength': 1.5}, r'strength must be in \[0, 1\], got 1.5'),
     ('mdlm', {'seed': -1}, 'seed must be from 0'),
+    ('mdlm', {'batch_size': 0}, 'batch_size must be at least 1, got 0'),
     ('mdlm', {'budget': -1}, r'budget must be in \[0, 1\]'),
     ('mdlm', {'refiner': 'gate'}, 'trained on other noise'),
     ('mdlm', {'sampler': 'unmask_random'}, 'hyperschedule of its own'),
