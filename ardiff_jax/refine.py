@@ -76,9 +76,9 @@ def main() -> None:
     temperature=_TEMPERATURE.value,
     **{name: value for name, value in scales.items() if value is not None},
   )
+  print(refined.text, flush=True)  # first: whatever fails from here on, it is not lost
   given = {'prompt': _PROMPT.value, 'guidance': _GUIDANCE.value, 'step': model.step}
   workdir.append(out, [dataclasses.asdict(refined) | given])
-  print(refined.text)
   print(refinement.marked(refined.draft, refined.text), file=sys.stderr)
   judged = ''
   if judge is not None:

@@ -19,7 +19,7 @@ from ardiff_jax.hyperschedules import flat
 from ardiff_jax.sampling.loop import generate
 from ardiff_jax.sampling.steppers import Ancestral
 from tests import worlds
-from tests.commands import refuse, succeed
+from tests.commands import refuse, run, succeed
 
 BYTES = ByteTokenizer('byte', {})
 DRAFT = '3 plus 4 is 7.'
@@ -305,6 +305,9 @@ def test_command_prints_the_text_and_nothing_else(models, tmp_path):
   assert records[1]['nats'] > 0.0 and 'nats/token under the judge' in other.stderr
   assert refinement.marked(DRAFT, records[1]['text']) in other.stderr
   assert file.read_bytes() == draft.encode() + b'\n'
+  (tmp_path / 'folder').mkdir()
+  lost = run(*arguments[:2], f'--out={tmp_path}/folder', '--draft=kept', '--strength=0')
+  assert (lost.returncode, lost.stdout) == (2, 'kept\n') and 'folder' in lost.stderr
 
 
 def test_a_draft_is_never_written_to_by_whatever_name(models, tmp_path):
