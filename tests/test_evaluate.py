@@ -9,6 +9,7 @@ from conftest import small_config
 
 from ardiff_jax import evaluate
 from ardiff_jax.errors import UserError
+from ardiff_jax.evaluation import tables
 from ardiff_jax.training.loop import train
 
 
@@ -42,6 +43,18 @@ def test_bounds_do_not_depend_on_the_batch_size(name, trained):
   np.testing.assert_allclose(one['nll_per_token'], many['nll_per_token'], rtol=1e-5)
   np.testing.assert_allclose(one['stderr'], many['stderr'], rtol=1e-3)
   assert one['tokens'] == many['tokens'] and one['tokens'] % 32  # the last row is part of one
+
+
+def test_what_a_file_of_ones_own_is_taken_to_be_stands_beside_its_figure():
+  record = dict(kind='exact', stderr=None, tokens=9, tokenizer='byte', bytes=9, law='', note='')
+  record |= dict(perplexity=2.0, nll_per_token=0.7, process='', bits_per_byte=1.0, baselines={})
+  printed = [
+    tables.of_likelihoods([record | {'data': data}]).splitlines()[1]
+    for data in ('pubmed:a.txt', 'ag_news:a.csv', 'a.txt')
+  ]
+  assert 'tokens of scientific_papers stay as is' in printed[0]
+  assert printed[1] == '  read as rows of class, title and description, whose entities are undone'
+  assert printed[2].startswith('  exact')
 
 
 @pytest.mark.slow

@@ -145,6 +145,7 @@ def test_a_model_that_knows_the_text_fills_it_in(name, tmp_path, text_file):
     for size in (1, 3)
   )
   assert first['exact'] >= 0.5 and first['items'] == 4
-  assert '| sums.jsonl | 4 | 0 | ' in tables.of_infilling([first])
+  table = tables.of_infilling([first])
+  assert '| sums.jsonl | 4 | 0 | ' in table and 'of LAMBADA its last-word accuracy' in table
   assert first == second
   assert len((tmp_path / 'run' / 'infilling.jsonl').read_text().splitlines()) == 2

@@ -160,12 +160,16 @@ def test_released_rates_stand_beside_the_exact_ones():
 
 
 def test_notes_of_the_sets_stand_below():
-  records = [scored('MDLM', data=data) for data in ('valid', 'wikitext', 'arxiv', 'text.txt')]
+  records = [
+    scored('MDLM', data=data) for data in ('valid', 'wikitext', 'arxiv', 'a.txt', 'arxiv:a.txt')
+  ]
   text = table1.to_markdown([*records, released(data='lambada')])
   notes = [line for line in text.splitlines() if line.startswith('- ')]
   assert notes == [
     '- wikitext: validation part, rare words as `<unk>`',
     f'- arxiv: {sets.note("arxiv")}',
+    '- arxiv:a.txt: read as ordinary text, a document a line; the JSON and the tokens of '
+    'scientific_papers stay as is',
     '- lambada: whole passages',
   ]
   assert text.index('is no bound') < text.index(notes[0]) < text.index('## Published')

@@ -30,12 +30,21 @@ FOLDER = pathlib.Path(os.environ.get('ARDIFF_DATA', 'data'))
 
 
 class TextSet(NamedTuple):
-  """A known set: its standard file, how that is read, and what to say beside its figures."""
+  """A known set: its standard file, how that is read, and what to say beside its figures.
 
-  path: str  # below the folder of sets
-  split: Callable[[str], list[str]]  # a file into raw documents; ValueError names a wrong line
-  detokenise: Callable[[str], str]  # a raw document into ordinary text
+  Attributes:
+    path: below the folder of sets.
+    split: a file into raw documents; a ValueError names a wrong line.
+    detokenise: a raw document into ordinary text.
+    note: of the standard file.
+    form: what a file of one's own is taken to be.
+  """
+
+  path: str
+  split: Callable[[str], list[str]]
+  detokenise: Callable[[str], str]
   note: str
+  form: str
 
 
 def read(name: str, folder: pathlib.Path = FOLDER) -> list[str]:
@@ -75,6 +84,13 @@ def note(name: str) -> str:
   """Returns what must stand beside the figures of a set; '' for files of one's own."""
   key, _, file = name.partition(':')
   return KNOWN[key].note if key in KNOWN and not file else ''
+
+
+def assumed(name: str) -> str:
+  """Returns what the file of 'KEY:FILE' is taken to be; '' for sets, and for files read as they
+  are."""
+  key, _, file = name.partition(':')
+  return f'read as {KNOWN[key].form}' if key in KNOWN and file else ''
 
 
 def _unknown(name: str) -> str:
@@ -212,20 +228,44 @@ def detokenise_ag_news(text: str) -> str:
 
 
 _ABSTRACTS = 'abstracts, a stand-in for the articles of scientific_papers'
+_PLAIN = 'ordinary text, a document a line; the JSON and the tokens of scientific_papers stay as is'
+_SENTENCES = 'tokens, a sentence a line, which are joined again'
 KNOWN = {
   'wikitext': TextSet(
-    'wikitext-2/valid.txt', _articles, detokenise_wikitext, 'validation part, rare words as <unk>'
+    'wikitext-2/valid.txt',
+    _articles,
+    detokenise_wikitext,
+    'validation part, rare words as <unk>',
+    'articles of tokens, which are joined again',
   ),
   'lambada': TextSet(
-    'lambada/lambada_test.jsonl', _json_texts, detokenise_lambada, 'whole passages'
+    'lambada/lambada_test.jsonl',
+    _json_texts,
+    detokenise_lambada,
+    'whole passages',
+    'JSON with a text a line, whose tokens are joined again',
   ),
-  'pubmed': TextSet('pubmed_abstracts/abstracts.txt', _lines, str, _ABSTRACTS),
-  'arxiv': TextSet('arxiv_abstracts/abstracts.dev.txt', _lines, str, _ABSTRACTS),
+  'pubmed': TextSet('pubmed_abstracts/abstracts.txt', _lines, str, _ABSTRACTS, _PLAIN),
+  'arxiv': TextSet('arxiv_abstracts/abstracts.dev.txt', _lines, str, _ABSTRACTS, _PLAIN),
   'ptb': TextSet(
-    'ptb/ptb.test.txt', _lines, detokenise_ptb, '<unk> and N kept, where MDLM has ? and 1'
+    'ptb/ptb.test.txt',
+    _lines,
+    detokenise_ptb,
+    '<unk> and N kept, where MDLM has ? and 1',
+    _SENTENCES,
   ),
   'lm1b': TextSet(
-    'lm1b/news.en.heldout-00000-of-00050', _lines, detokenise_lm1b, 'the first of 50 held-out files'
+    'lm1b/news.en.heldout-00000-of-00050',
+    _lines,
+    detokenise_lm1b,
+    'the first of 50 held-out files',
+    _SENTENCES,
   ),
-  'ag_news': TextSet('ag_news/test.csv', _news, detokenise_ag_news, 'titles and descriptions'),
+  'ag_news': TextSet(
+    'ag_news/test.csv',
+    _news,
+    detokenise_ag_news,
+    'titles and descriptions',
+    'rows of class, title and description, whose entities are undone',
+  ),
 }

@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ardiff_jax.evaluation import sets
+
 
 def of_likelihoods(records: Sequence[dict[str, Any]]) -> str:
   """Returns records of `evaluate.evaluate` as text: the model's figure, then the baselines."""
@@ -11,9 +13,10 @@ def of_likelihoods(records: Sequence[dict[str, Any]]) -> str:
   for r in records:
     bound = r['kind'] == 'bound'
     error = 'a single sequence' if r['stderr'] is None else f'standard error {r["stderr"]:.4f}'
+    note = r['note'] or sets.assumed(r['data'])
     lines += [
       f'{r["data"]}: {r["tokens"]:,} tokens ({r["tokenizer"]}), {r["bytes"]:,} bytes',
-      *([f'  {r["note"]}'] if r['note'] else []),
+      *([f'  {note}'] if note else []),
       f'  {r["kind"]}: {r["law"]}',
       f'  perplexity {"≤ " if bound else ""}{r["perplexity"]:.2f} a token '
       f'= {r["nll_per_token"]:.4f} nats ({error}; process {r["process"]}, '
@@ -41,7 +44,7 @@ def of_choices(records: Sequence[dict[str, Any]]) -> str:
 
 
 def of_infilling(records: Sequence[dict[str, Any]]) -> str:
-  """Returns records of `evaluate.fill` as a Markdown table."""
+  """Returns records of `evaluate.fill` as a Markdown table, and what `exact` is."""
 
   def column(name: str) -> Callable[[dict[str, Any]], str]:
     return lambda r: (
@@ -49,12 +52,16 @@ def of_infilling(records: Sequence[dict[str, Any]]) -> str:
     )
 
   names = {'exact': 'exact', 'rouge1': 'ROUGE-1', 'rouge2': 'ROUGE-2', 'rougeL': 'ROUGE-L'}
-  return _markdown(
+  table = _markdown(
     records,
     {
       **{title: column(name) for name, title in names.items()},
       'sampler': lambda r: f'{r["sampler"]}, temperature {r["temperature"]:g}',
     },
+  )
+  return table + (
+    '\n\nexact: share of middles written as they were, of LAMBADA its last-word accuracy; the '
+    'model is told how many tokens the right middle has'
   )
 
 
