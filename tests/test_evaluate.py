@@ -33,7 +33,13 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['ar', 'mdlm', 'sedd', 'bd3lm', 'gamma_hybrid', 'epsilon_hybrid'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('ar', 'mdlm', 'sedd', 'bd3lm', 'gamma_hybrid', 'epsilon_hybrid'),
+    *('a3', 'adapt', 'slide'),
+  ],
+)
 def test_bounds_do_not_depend_on_the_batch_size(name, trained):
   one, many, again = (
     evaluate.evaluate(trained(name), ['valid'], settings=evaluate.Settings(batch_size=size))[0]
@@ -94,6 +100,8 @@ def test_another_tokenizer_is_refused_unless_asked_for(trained, tmp_path):
   out.write_text(''.join(json.dumps(line) + '\n' for line in lines))
   with pytest.raises(UserError, match='another tokenizer'):
     evaluate.judge(model, [str(out)], judge)
+  command = f'--workdir={model}', f'--samples={out}', f'--judge={judge}'
+  assert '--retokenise' in refuse('evaluate', *command).stderr
   (record,) = evaluate.judge(model, [str(out)], judge, retokenise=True)
   assert record['retokenised'] and 1 < record['length'] < 15
   with pytest.raises(UserError, match='is not autoregressive'):
