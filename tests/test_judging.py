@@ -152,7 +152,8 @@ def test_mauve_refuses_what_it_cannot_compare(monkeypatch):
 
 @pytest.mark.slow
 def test_a_trained_judge_tells_real_text_from_shuffled_words(tmp_path, shared_data):
-  """Shuffled texts end with whole words, which is what their features tell of them."""
+  """Shuffled texts end with whole words, which is what their features tell of them; a loop pleases
+  the judge better than real text, and is flagged."""
   pytest.importorskip('mauve')
   text = (shared_data / 'tinyshakespeare' / 'input.txt').read_text()
   (tmp_path / 'train.txt').write_text(text[:500_000])
@@ -179,3 +180,7 @@ def test_a_trained_judge_tells_real_text_from_shuffled_words(tmp_path, shared_da
   assert loss.mean() > 5 * loss.std() / 200**0.5
   assert mauve.of_texts(judge, real, worse).score < mauve.of_texts(judge, real, other).score - 0.1
   assert reading.degenerate(samples.entropies(other), samples.entropies(real)) is None
+
+  loops = np.tile(np.frombuffer(b' the', np.uint8).astype(int), (200, 16))
+  assert reading.nats(judge, loops).mean() < reading.nats(judge, real).mean()
+  assert reading.degenerate(samples.entropies(loops), samples.entropies(real))
