@@ -321,8 +321,8 @@ def test_a_sweep_refuses(finished, tmp_path):
   run = {'task': 'choices', 'group': '', 'model': 'a3', 'grid': {'file': (f'{tmp_path}/items',)}}
   refused('items cannot be read', lambda c: c.runs.update({'chosen': run}))
   refused(
-    "model 'a3' of the sweep: config.noise: .*delta",
-    lambda c: c.models.a3.update({'override': {'noise': {'delta': 2.0}}}),
+    "model 'judge' of the sweep: config.noise: .*delta",
+    lambda c: c.models.judge.update({'override': {'noise': {'delta': 2.0}}}),
   )
   refused('asks for a figure twice', lambda c: c.update({'seeds': (0, 0)}))
   refused("model 'gate' of the sweep: ", lambda c: c.models.gate.override.update({'traim': 1}))

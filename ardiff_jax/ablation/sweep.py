@@ -237,11 +237,7 @@ def check(sweep: ConfigDict) -> list[Cell]:
     raise UserError(f'the sweep asks for a figure twice: {twice[0]}')
   for name, model in sweep.models.items():
     if not model.get('workdir'):
-      config = _configured(sweep, name, model, lambda value: value)
-      try:
-        samplers.check(config)
-      except UserError as error:
-        raise UserError(f'model {name!r} of the sweep: {error}') from error
+      _configured(sweep, name, model, lambda value: value)
   for name, run in sweep.runs.items():
     if 'revision' in run:
       settings = run.revision.to_dict()
@@ -269,6 +265,13 @@ def check(sweep: ConfigDict) -> list[Cell]:
           f'run {cell.name!r}: its {role} {cell.run[role]!r} is not among the models of the sweep: '
           f'{", ".join(sweep.models)}'
         )
+  used = {cell.run[role] for cell in cells for role in _ROLES if cell.run.get(role)}
+  for name, model in sweep.models.items():
+    if name in used and not model.get('workdir'):
+      try:
+        samplers.check(_configured(sweep, name, model, lambda value: value))
+      except UserError as error:
+        raise UserError(f'model {name!r} of the sweep: {error}') from error
   return cells
 
 
