@@ -63,7 +63,7 @@ def get_base() -> ConfigDict:
   c.model.mask_mixing = 0.0  # gamma of the embedding mixed with the mask's by noise level
   c.model.tie_embedding = True
   c.model.dropout = 0.1
-  c.model.remat = True
+  c.model.remat = 'full'  # computed again going back; 'dots': but for products; or 'none'
   c.model.rope_base = 10_000.0
   c.model.attention = 'auto'  # kernels: the device's fastest, 'xla' or 'splash' (TPU)
   c.model.dtype = 'bfloat16'  # of the computation; or 'float32'

@@ -37,7 +37,7 @@ NETWORK = Transformer(
     num_kv_heads=2,
     conditioning='adaln',
     tie_embedding=False,
-    remat=False,
+    remat='none',
   )
 )
 CLEAN = np.array([[0, 1, 2, 3, 4, 5, 6], [0, 1, EOS, 3, 4, EOS, 6]])

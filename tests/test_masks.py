@@ -80,7 +80,7 @@ def test_unknown_context_rule_is_refused():
 
 NETWORK = Transformer(
   TransformerConfig(
-    vocab_size=VOCAB, model_dim=16, num_layers=2, num_heads=2, tie_embedding=False, remat=False
+    vocab_size=VOCAB, model_dim=16, num_layers=2, num_heads=2, tie_embedding=False, remat='none'
   )
 )
 

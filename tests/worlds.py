@@ -46,7 +46,9 @@ def exact_params(joint: np.ndarray) -> dict:
 
 
 class World:
-  """A denoiser made of a function, with the methods a sampler calls."""
+  """A denoiser made of a function, with what a sampler asks of it."""
+
+  is_any_order = False
 
   def __init__(self, predict):
     self._predict = predict

@@ -45,6 +45,11 @@ class Denoiser:
     return (rules.alignment, rules.context, rules.window) == ('shifted', 'causal', 'causal')
 
   @property
+  def is_any_order(self) -> bool:
+    """Whether positions of a window are predicted without each other, from all that is settled."""
+    return self.rules.window == 'none'
+
+  @property
   def is_cacheable(self) -> bool:
     """Whether there is context, and its keys stay what they are."""
     return self.rules.context != 'full' and not self.always_active

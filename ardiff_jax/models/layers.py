@@ -109,11 +109,15 @@ def matmul(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> j
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _matmul(x, kernel, dtype):
+  return _product(x, kernel, dtype)
+
+
+def _product(x, kernel, dtype):
   return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
 
 
 def _matmul_forward(x, kernel, dtype):
-  return _matmul(x, kernel, dtype), (x, kernel)
+  return _product(x, kernel, dtype), (x, kernel)  # not `_matmul`, for remat to see the product
 
 
 def _matmul_backward(dtype, residuals, dy):

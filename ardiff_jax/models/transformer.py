@@ -60,7 +60,8 @@ class TransformerConfig:
     mask_mixing: γ; a row shows exp(-γσ)·E[token] + (1 - exp(-γσ))·E[mask] (HDLM's γ-hybrid).
     tie_embedding: whether the output projection is the token embedding.
     dropout: rate on the branches; 0 for none.
-    remat: whether a block's activations are recomputed in the backward pass.
+    remat: what of a block the backward pass computes again: 'none', 'full', or 'dots', all but its
+      products with kernels, which are kept.
     rope_base: base of the rotary frequencies.
     attention: 'auto', the fastest kernel for the device, mask and dtype; 'xla', plain products; or
       'splash', TPU kernels for masks known while compiling (interpreted, slowly, elsewhere).
@@ -85,7 +86,7 @@ class TransformerConfig:
   mask_mixing: float = 0.0
   tie_embedding: bool = True
   dropout: float = 0.0
-  remat: bool = True
+  remat: str = 'full'
   rope_base: float = 10_000.0
   attention: str = 'auto'
   dtype: str = 'float32'
@@ -151,6 +152,10 @@ _LOWEST = {
   'mask_positions': 0,
   'condition_dim': 0,
 }
+_REMAT_POLICIES = {
+  'full': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 _CHOICES = {
   'norm': ('layernorm', 'rmsnorm'),
   'activation': ('gelu', 'swiglu'),
@@ -158,6 +163,7 @@ _CHOICES = {
   'positions': ('rotary', 'learned'),
   'conditioning': ('none', 'adaln', 'adaln_constant'),
   'attention': KERNELS,
+  'remat': ('none', *_REMAT_POLICIES),
   'dtype': ('float32', 'bfloat16'),
 }
 
@@ -191,7 +197,10 @@ class Transformer(nn.Module):
       nn.with_logical_partitioning(nn.initializers.normal(cfg.model_dim**-0.5), ('vocab', 'embed')),
       (rows, cfg.model_dim),
     )
-    block = nn.remat(Block, prevent_cse=False, static_argnums=(6, 7)) if cfg.remat else Block
+    block = Block
+    if cfg.remat != 'none':
+      policy = _REMAT_POLICIES[cfg.remat]
+      block = nn.remat(Block, prevent_cse=False, static_argnums=(6, 7), policy=policy)
     self.blocks = nn.scan(
       block,
       variable_axes={'params': 0},

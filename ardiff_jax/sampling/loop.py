@@ -151,7 +151,7 @@ class _Loop:
     if stepper.keeps_order:
       self.group_size = -(-hyperschedule.length // hyperschedule.num_steps)
     # where groups are of any order, what is given is seen by all of them, wherever it stands
-    self.given_first = denoise.rules.window == 'none' and not stepper.settles
+    self.given_first = denoise.is_any_order and not stepper.settles
     self.plan = stepper.plan(keys, given)
     steps = jnp.arange(hyperschedule.num_steps)
     moving = jnp.asarray(hyperschedule.regions(steps) == Region.ACTIVE)
