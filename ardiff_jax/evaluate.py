@@ -24,6 +24,7 @@ from absl import flags
 from ardiff_jax import cli, paths, workdir
 from ardiff_jax.data.corpus import Corpus
 from ardiff_jax.data.packing import Packed, pack
+from ardiff_jax.data.tokenizers import Tokenizer
 from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import choices, infilling, items, ngrams, sets, tables
 from ardiff_jax.evaluation.text import training_corpus
@@ -385,7 +386,7 @@ def judge(
     documents = corpus.valid
   records = []
   for path, lines in files.items():
-    if any(x['text'] != model.tokenizer.decode(x['token_ids']) for x in lines):
+    if not all(_is_of(model.tokenizer, x['text'], x['token_ids']) for x in lines):
       raise UserError(f'{path} has texts that are not of the tokenizer of {directory}')
     tokenizer = judging_model.tokenizer if retokenise else model.tokenizer
     ids = [tokenizer.encode(x['text']) if retokenise else x['token_ids'] for x in lines]
@@ -422,6 +423,11 @@ def judge(
     _keep(directory / 'judged.jsonl', record)
     records.append(record)
   return records
+
+
+def _is_of(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> bool:
+  """Whether a tokenizer reads ids as a text."""
+  return all(0 <= i < tokenizer.vocab_size for i in ids) and tokenizer.decode(ids) == text
 
 
 def _samples(path: str) -> list[dict[str, Any]]:

@@ -424,7 +424,8 @@ def test_the_surest_masks_are_revealed_as_many_at_every_step(alignment, score, k
     same = (np.asarray(cached.tokens) == np.asarray(result.tokens)).all(axis=1)
     assert same.mean() > 0.95  # ties of rounding, after which all is other
     np.testing.assert_array_equal(cached.network_calls, result.network_calls)
-  assert (np.asarray(result.tokens) == expected).mean() > 0.99  # ties of rounding
+  same = (np.asarray(result.tokens) == expected).all(axis=1)
+  assert same.mean() > 0.95  # ties of rounding
   np.testing.assert_array_equal(np.asarray(result.tokens)[given], np.asarray(tokens)[given])
   free = (~given).sum(axis=1)
   for s, canvas in enumerate(np.asarray(result.trace)):
