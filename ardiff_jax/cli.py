@@ -34,7 +34,7 @@ def run(main: Callable[..., None], choices: tuple[str, ...] = ()) -> None:
     try:
       main(*arguments)
     except (UserError, OSError) as error:  # the latter: a full disk, a file taken away, ...
-      _fail_in_process(str(error))
+      _fail_in_process(str(error), getattr(error, 'status', UserError.status))
     except KeyboardInterrupt:
       print('interrupted', file=sys.stderr)
       sys.exit(128 + signal.SIGINT)
@@ -140,14 +140,14 @@ def _last_line(error: Exception) -> str:
   return str(error).strip().splitlines()[-1].strip()
 
 
-def _fail_in_process(message: str) -> NoReturn:
+def _fail_in_process(message: str, status: int) -> NoReturn:
   """Ends a command that may be one of several processes, see `processes`."""
   if 'jax' not in sys.modules:
-    _fail(message)
+    _fail(message, status)
   from ardiff_jax import processes
 
   print(f'error: {processes.name()}{message}', file=sys.stderr)
-  processes.leave(2)
+  processes.leave(status)
 
 
 def _end_process() -> None:
@@ -160,6 +160,6 @@ def _end_process() -> None:
     processes.leave(1)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = UserError.status) -> NoReturn:
   print(f'error: {message}', file=sys.stderr)
-  sys.exit(2)
+  sys.exit(status)

@@ -294,7 +294,7 @@ def test_one_method_alone_trains_what_it_needs(finished, tmp_path):
   ours = workdir.read_lines(tmp_path / 'out' / 'results.jsonl')
   assert [(x['name'], x['seed']) for x in ours] == [('repaired', 1)] * 2
   theirs = workdir.read_lines(directory / 'results.jsonl')
-  same = [x['metrics'] for x in theirs if x['task'] == 'repair' and x['seed'] == 1]
+  same = [x['metrics'] for x in theirs if x['run'] == ours[0]['run'] and x['seed'] == 1]
   for a, b in zip(ours, same, strict=True):
     assert a['metrics']['f1'] == b['f1'] and a['metrics']['auc'] == b['auc']
 

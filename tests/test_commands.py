@@ -226,7 +226,7 @@ def test_a_full_disk_is_said_plainly_and_costs_nothing_saved(text_file, tmp_path
     capture_output=True,
     text=True,
   )
-  assert failed.returncode == 2, failed.stderr
+  assert failed.returncode == 1, failed.stderr  # launchers try again
   assert 'error: saving checkpoint 2' in failed.stderr
   succeed('train', *flags)
   assert list(losses(tmp_path / 'run')) == [1, 2, 3, 4]

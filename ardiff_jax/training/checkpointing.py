@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from ardiff_jax import paths, processes
 from ardiff_jax import workdir as workdir_lib
-from ardiff_jax.errors import UserError
+from ardiff_jax.errors import SaveError, UserError
 from ardiff_jax.training.state import TrainState
 
 _FOLDER = 'checkpoints'
@@ -58,7 +58,7 @@ class Checkpointer:
     """Starts saving `step` in the background; does nothing if it is already saved.
 
     Raises:
-      UserError: the previous save failed, e.g. for a full disk.
+      SaveError: the previous save failed, e.g. for a full disk.
     """
     if step in self._manager.all_steps():
       return
@@ -182,7 +182,7 @@ def save_ema(workdir: pathlib.Path, params: Any, config: dict) -> None:
   """Saves parameters that were trained elsewhere as step 0: what `restore_ema` reads, no more.
 
   Raises:
-    UserError: they cannot be written.
+    SaveError: they cannot be written.
   """
   options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
   handlers = {
@@ -324,7 +324,7 @@ def _explained(step: int | None, workdir: pathlib.Path) -> Iterator[None]:
   except Exception as error:  # orbax raises ValueError for a full disk, OSError, ...
     system = re.search(r'([^:]+) \[os_error_code=', str(error))
     reason = system[1].strip() if system else str(error)[:300]
-    raise UserError(
+    raise SaveError(
       f'saving checkpoint {step} in {workdir / _FOLDER} failed: {reason}\n'
       'earlier checkpoints are whole; free some space and run the same command to resume'
     ) from error
