@@ -20,7 +20,7 @@ def get_base() -> ConfigDict:
   c.data.tfds_valid_split = ''
   c.data.tfds_text_key = 'text'
   c.data.length = 1024  # tokens in a sequence
-  c.data.guided = False  # whether a sequence begins with a guidance and the prompt is given
+  c.data.guided = False  # whether to write behind a guidance and a prompt, and from a draft
 
   c.tokenizer = ConfigDict()
   c.tokenizer.kind = 'gpt2'  # 'byte', 'sentencepiece' or 'gpt2'
@@ -98,7 +98,7 @@ def get_base() -> ConfigDict:
   # of overwrite_gate:
   c.objective.loss = 'bce'  # or 'marginal', 'relaxed', 'straight_through'
   c.objective.target = 'canvas_wrong'  # of bce; or 'pred_wrong', 'benefit'
-  c.objective.corrupted = 0.3  # greatest share of tokens replaced; of latent_diffusion too
+  c.objective.corrupted = 0.3  # greatest share of tokens replaced
   c.objective.looks = 2  # in a row, overwritten in between as config.revision says
   c.objective.sparsity = 0.0  # weight of the edits
   c.objective.variation = 0.0  # weight of the change of doubt between looks
@@ -121,6 +121,7 @@ def get_base() -> ConfigDict:
   c.train.log_every = 100
   c.train.eval_every = 10_000
   c.train.checkpoint_every = 10_000
+  c.train.save_in_background = True  # a kill during a save then costs up to two intervals, else one
   c.train.keep = 2  # newest checkpoints kept, besides the best
   c.train.keep_every = 0  # and those of steps that are multiples of this; 0 for none
   c.train.peak_flops = 0.0  # FLOP/s of a device, for the MFU in the log; 0 is the data sheet's

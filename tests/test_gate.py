@@ -291,6 +291,19 @@ def test_given_tokens_weigh_nothing_and_are_never_replaced():
   assert not objective(denoise, params, nothing, flat(L, 4)).any()
 
 
+def test_a_draft_is_looked_at_in_place_of_the_text():
+  """What is wrong in it is the gate's to doubt, where it is free to."""
+  objective, denoise, params, examples = setup(corrupted=1e-9, looks=1, loss='marginal')
+  clean = objective(denoise, params, examples, flat(L, 4))
+  wrong = jnp.zeros((64, L), bool).at[::2, 1].set(True)
+  draft = jnp.where(wrong, (examples.tokens + 1) % V, examples.tokens)
+  loss = objective(denoise, params, examples._replace(draft=draft), flat(L, 4))
+  np.testing.assert_array_equal(loss[1::2], clean[1::2])
+  counted = np.asarray(examples.counted[::2, 1])
+  assert (np.asarray(loss - clean)[::2, 1][counted] > 0).mean() > 0.9
+  np.testing.assert_array_equal(loss[~np.asarray(examples.counted)], 0.0)
+
+
 def test_marginal_loss_at_its_ends():
   """p = 0 keeps the canvas, p = 1 is the cross-entropy."""
   objective, _, _, _ = setup(loss='marginal')

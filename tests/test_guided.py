@@ -1,9 +1,9 @@
-"""Attributes of a text, and rows of guidance, prompt and target made of plain text."""
+"""Attributes of a text; rows of guidance, prompt, target and draft, all made of plain text."""
 
 import numpy as np
 import pytest
 
-from ardiff_jax.data import attributes, guided
+from ardiff_jax.data import attributes, drafts, guided
 from ardiff_jax.data.guided import Guided
 from ardiff_jax.data.packing import pack
 from ardiff_jax.data.tokenizers import ByteTokenizer
@@ -77,6 +77,118 @@ def test_what_is_rewritten_has_the_gender(to):
   assert attributes.holds(f'gender: {to}', attributes.regender(TALE, to))
 
 
+@pytest.mark.parametrize(
+  'guidance, text, lacking',
+  [
+    ('gender: male', 'He took his hat.', {'She took her hat.', 'They took their hat.'}),
+    ('keyword: castle', 'The Castle was old.', {'The Something was old.'}),
+    ('keyword: castle', 'A castle, a garden.', {'A garden, a garden.'}),
+    ('tense: past', 'She was ill and had no hope.', {'She is ill and has no hope.'}),
+    ('tense: present', 'I am here. Can he?', {'I was here. Could he?'}),
+    ('voice: dialogue', '"Go," said she; “go!”', {'Go, said she; go!'}),
+    ('voice: narration', 'It rained all day.', {'It rained “all day.”'}),
+    ('sentences: short', 'I came. ' * 6, {'I came, ' * 6}),
+    (
+      'sentences: long',
+      'word ' * 9 + 'word, ' + 'word ' * 12,
+      {'word ' * 9 + 'word. ' + 'word ' * 12},
+    ),
+  ],
+)
+def test_a_text_rewritten_lacks_what_it_had(guidance, text, lacking):
+  draw = np.random.default_rng(0)
+  assert attributes.holds(guidance, text)
+  assert {attributes.without(guidance, text, draw) for _ in range(20)} == lacking
+
+
+def test_a_text_that_cannot_lack_it_is_left():
+  draw = np.random.default_rng(0)
+  assert attributes.without('sentences: long', 'word ' * 30, draw) is None
+
+
+CLEAN = np.array(BYTES.encode(TALE), np.int32)
+FOLLOWING = np.array(BYTES.encode('And so it ended.'), np.int32)
+
+
+def damaged(damage, count=50):
+  draw = np.random.default_rng(0)
+  found = [damage(CLEAN, FOLLOWING, BYTES, draw) for _ in range(count)]
+  assert all(x.shape == CLEAN.shape and x.dtype == np.int32 for x in found)
+  return np.stack(found)
+
+
+def test_substitutions_are_up_to_a_share():
+  share = (damaged(drafts.substituted, 200) != CLEAN).mean(axis=1)
+  assert share.max() < 0.4 and 0.1 < share.mean() < 0.2 and share.min() < 0.05
+
+
+def test_shuffles_stay_within_stretches():
+  def stretches(text, start):
+    return [text[:start].tolist(), *(sorted(text[i : i + 8]) for i in range(start, len(text), 8))]
+
+  for text in damaged(drafts.shuffled):
+    assert (text != CLEAN).any()
+    assert any(stretches(text, start) == stretches(CLEAN, start) for start in range(8))
+
+
+def test_repeats_stand_behind_what_they_repeat():
+  once = set()
+  for size in range(1, 9):
+    for start in range(len(CLEAN) - 2 * size + 1):
+      text = CLEAN.copy()
+      text[start + size : start + 2 * size] = text[start : start + size]
+      once.add(text.tobytes())
+  texts = damaged(drafts.repeated)
+  assert 0.1 < np.mean([text.tobytes() in once for text in texts]) < 0.6  # a third, and by chance
+  for text in texts:
+    (places,) = np.nonzero(text != CLEAN)
+    assert len(places) <= 3 * 8
+    assert all(text[i] in CLEAN[max(i - 24, 0) : i] for i in places)
+
+
+def test_a_dropped_clause_is_missing_and_the_text_goes_on():
+  texts = {BYTES.decode(text) for text in damaged(drafts.dropped)}
+  rest = BYTES.decode(FOLLOWING) + TALE
+  clause = ' and the palace was dark.'
+  assert (TALE.replace(clause, '') + rest)[: len(TALE)] in texts
+  assert len(texts) > 5 and TALE not in texts
+  for text in texts:
+    same = next(i for i in range(len(TALE)) if text[i] != TALE[i])
+    sizes = range(1, len(TALE) // 2 + 1)
+    assert any((TALE[same + size :] + rest).startswith(text[same:]) for size in sizes)
+
+
+def drafts_of(guidance, target, own=None, count=400):
+  draw, target = np.random.default_rng(0), np.array(BYTES.encode(target), np.int32)
+  own = target if own is None else np.array(BYTES.encode(own), np.int32)
+  found = [drafts.draft(guidance, target, own, FOLLOWING, BYTES, draw) for _ in range(count)]
+  assert all(x.shape == target.shape for x in found)
+  wrong = [BYTES.decode(x) for x in found if (x != target).any()]
+  assert 0.4 * count < len(wrong) < 0.6 * count  # half of the drafts are right
+  return wrong
+
+
+@pytest.mark.parametrize('to', attributes.GENDERS)
+def test_before_it_was_rewritten_in_a_gender_a_text_had_another(to):
+  own = attributes.regender(TALE, 'male' if to != 'male' else 'female')
+  target = attributes.regender(TALE, to)
+  (draft,) = {*drafts_of(f'gender: {to}', target, own)}
+  assert draft.startswith(own[: len(target)]) and not attributes.holds(f'gender: {to}', draft)
+
+
+@pytest.mark.parametrize('guidance', ['gender: female', 'keyword: palace', 'tense: past'])
+def test_drafts_lack_what_the_text_has_by_itself(guidance):
+  assert attributes.holds(guidance, TALE)
+  for draft in drafts_of(guidance, TALE):
+    assert not attributes.holds(guidance, draft) and draft[:4] == TALE[:4]
+
+
+def test_drafts_that_cannot_lack_it_and_those_to_fix_are_damaged():
+  plural = attributes.regender(TALE, 'neutral')
+  assert len({*drafts_of(attributes.FIX, TALE)}) > 100
+  assert len({*drafts_of('gender: neutral', plural)}) > 100
+
+
 def rows(length=64, repeats=120):
   return Guided(pack([TALE * repeats], BYTES, length), BYTES, 0)
 
@@ -112,6 +224,18 @@ def test_rows_are_guidance_a_document_end_prompt_and_target():
     assert guidance == attributes.FIX or attributes.holds(guidance, target)
   wanted = {'no guidance', 'no prompt', 'fix', 'keyword', 'voice', 'tense', 'sentences', 'gender'}
   assert seen == wanted
+
+
+def test_drafts_stand_where_targets_do():
+  few, wrong = rows(), 0
+  for row in range(len(few)):
+    one = few[row]
+    draft, given = one['draft'], ~one['loss_mask']
+    assert draft.shape == (64,) and draft.dtype == np.int32
+    np.testing.assert_array_equal(draft[given], one['tokens'][given])
+    np.testing.assert_array_equal(draft, rows()[row]['draft'])
+    wrong += (draft != one['tokens']).any()
+  assert 0.3 < wrong / len(few) < 0.7
 
 
 def test_a_row_is_always_the_same_and_another_seed_asks_for_other_things():

@@ -236,7 +236,7 @@ def test_loss_of_an_example_is_its_own(objective):
 
   def losses(rows):
     every = examples(tokens, np.linspace(0, 0.99, 8))
-    batch = Examples(*(x[rows] for x in every[:-1]), every.step)
+    batch = Examples(*(x[rows] for x in every[:4]))
     return np.asarray(run(objective, arbitrary_denoise, params, batch, flat(2, 3)))
 
   whole = losses(np.arange(8))
@@ -277,6 +277,38 @@ def test_time_range_bounds_the_times(low, high, continuous_time):
   )
   expected = -np.log(probs_CxLxV[codes][:, np.arange(LENGTH), X0])
   np.testing.assert_allclose(nats, np.where(masked, expected, 0.0), rtol=2e-3, atol=1e-5)
+
+
+# Drafts.
+
+
+def test_what_is_wrong_in_a_draft_weighs_as_if_resampled():
+  process = noise.epsilon_hybrid(VOCAB, epsilon=0.3)
+  objective = WeightedCrossEntropy(process, visible_weight=0.5)
+  schedule, calls = block(2, 1, 4), []
+
+  def batch(draft):  # a key may be used once
+    few = examples(X0, np.linspace(0, 0.99, 64))
+    return few._replace(draft=None if draft is None else jnp.broadcast_to(draft, few.tokens.shape))
+
+  right, wrong = jnp.asarray(X0), jnp.asarray([1, X0[1]])
+  plain, same, loss = (
+    run(objective, uniform_denoise_of_vocab, {}, batch(draft), schedule)
+    for draft in (None, right, wrong)
+  )
+  np.testing.assert_array_equal(same, plain)
+  np.testing.assert_array_equal(loss[:, 1], plain[:, 1])
+  works = np.asarray(plain[:, 0]) > 0
+  ratio = np.asarray(loss[:, 0])[works] / np.asarray(plain[:, 0])[works]
+  kept = ratio > 1.001
+  np.testing.assert_allclose(ratio[kept], 0.7 / 0.3, rtol=1e-5)  # (1-ε)/ε
+  np.testing.assert_allclose(ratio[~kept], 1.0, rtol=1e-5)  # masked, or resampled anyway
+  assert 0 < kept.sum() < len(kept)
+
+  objective(recorder(calls), arbitrary_params(3, VOCAB, LENGTH), batch(wrong), schedule)
+  canvas, sigma = (np.asarray(calls[0][name])[:, 0] for name in ('canvas', 'sigma'))
+  assert (canvas[sigma == 0] == X0[0]).all() and (sigma == 0).any()  # settled
+  assert (canvas[sigma > 0] == 1).any()
 
 
 @pytest.mark.parametrize('time_range', [(0.5, 0.5), (0.8, 0.2), (-0.1, 1.0), (0.0, 1.1)])

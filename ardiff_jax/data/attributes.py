@@ -22,8 +22,22 @@ GENDERS = 'male', 'female', 'neutral'
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _QUOTED = re.compile(r'[“"][^”"]*[”"]|‘[^’]*’(?!\w)')
-_PAST = frozenset(['was', 'were', 'had', 'did', 'could', 'would', 'might'])
-_PRESENT = frozenset(['is', 'are', 'am', 'has', 'have', 'do', 'does', 'can', 'will', 'may'])
+# present, past
+_TENSES = (
+  ('is', 'was'),
+  ('are', 'were'),
+  ('has', 'had'),
+  ('does', 'did'),
+  ('can', 'could'),
+  ('will', 'would'),
+  ('may', 'might'),
+  ('am', 'was'),
+  ('have', 'had'),
+  ('do', 'did'),
+)
+_PAST_OF = dict(_TENSES)
+_PRESENT_OF = {past: present for present, past in reversed(_TENSES)}  # the first wins
+_PAST, _PRESENT = frozenset(_PRESENT_OF), frozenset(_PAST_OF)
 
 # male, female, neutral; the first row with a word is how it is rewritten
 _PAIRS = tuple(
@@ -131,14 +145,55 @@ def regender(text: str, to: str) -> str:
   column = GENDERS.index(to)
   forms = {word: pair for pair in reversed(_PAIRS) for word in pair[:2]}
 
+  def other(match: re.Match) -> str | None:
+    word = match[0].lower()
+    if word == 'her':
+      return _PAIRS[2 if re.match(r'\s+\w', text[match.end() :]) else 1][column]
+    return forms[word][column] if word in forms else None
+
+  return _rewritten(text, other)
+
+
+def without(guidance: str, text: str, draw: np.random.Generator) -> str | None:
+  """Returns the text rewritten so that it lacks what a guidance asks for; None where that failed.
+
+  Words of another gender or tense, another word for the keyword, quotation marks taken away or put
+  around the last third, sentences joined or cut at commas: each leaves the rest as it is.
+
+  Args:
+    guidance: that `holds` of the text.
+    text: to rewrite.
+    draw: of the gender and of the other word.
+  """
+  name, _, value = guidance.partition(': ')
+  if name == 'gender':
+    others = [other for other in GENDERS if other != value]
+    result = regender(text, others[draw.integers(len(others))])
+  elif name == 'keyword':
+    others = ' '.join(word for word in words(text) if word != value.lower())
+    forms = {value.lower(): keyword(others, draw) or 'something'}
+    result = _rewritten(text, lambda match: forms.get(match[0].lower()))
+  elif name == 'tense':
+    forms = _PRESENT_OF if value == 'past' else _PAST_OF
+    result = _rewritten(text, lambda match: forms.get(match[0].lower()))
+  elif name == 'voice' and value == 'dialogue':
+    result = re.sub('["“”‘]', '', text)  # ’ may be an apostrophe
+  elif name == 'voice':
+    starts = [match.start() for match in _WORD.finditer(text)]
+    start = starts[2 * len(starts) // 3]
+    result = f'{text[:start]}“{text[start:].rstrip()}”'
+  elif name == 'sentences' and value == 'long':
+    result = text.replace(',', '.')
+  else:
+    result = re.sub(r'[.!?]+(?=.)', ',', text)
+  return None if holds(guidance, result) else result
+
+
+def _rewritten(text: str, other: Callable[[re.Match], str | None]) -> str:
+  """Puts other words, given in small letters, in the place of words; None leaves one alone."""
+
   def rewrite(match: re.Match) -> str:
-    word = match[0]
-    pair = forms.get(word.lower())
-    if pair is None:
-      return word
-    if word.lower() == 'her':
-      pair = _PAIRS[2] if re.match(r'\s+\w', text[match.end() :]) else _PAIRS[1]
-    new = pair[column]
-    return new.capitalize() if word[0].isupper() else new
+    new = other(match)
+    return match[0] if new is None else new.capitalize() if match[0][0].isupper() else new
 
   return _WORD.sub(rewrite, text)

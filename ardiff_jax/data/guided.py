@@ -5,7 +5,8 @@ A row of L tokens is what a refinement stands on,
   guidance, end of document twice, prompt, target
 
 of which only the target, about half of it, is counted: the rest is given. (No text has two ends
-in a row, so a guidance cannot be taken for one.) Three tasks take turns:
+in a row, so a guidance cannot be taken for one.) A draft comes with it that has, in the place of
+the target, what is to be refined to it; see `drafts`. Three tasks take turns:
 
   refine      guidance `fix`; the target is the text's own continuation
   control     guidance names an attribute of the continuation, see `attributes`
@@ -19,7 +20,7 @@ import dataclasses
 
 import numpy as np
 
-from ardiff_jax.data import attributes
+from ardiff_jax.data import attributes, drafts
 from ardiff_jax.data.packing import Packed
 from ardiff_jax.data.tokenizers import Tokenizer
 
@@ -58,28 +59,41 @@ class Guided:
     return len(self.packed)
 
   def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-    """Returns {'tokens': int32[L], 'loss_mask': bool[L]} of `row` in 0..N-1."""
+    """Returns {'tokens': int32[L], 'loss_mask': bool[L], 'draft': int32[L]} of `row` in 0..N-1; the
+    draft differs from the tokens only where they are counted."""
     plain = self.packed[row]
     draw = np.random.default_rng((self.seed, row))
+    guidance, tokens, size, own = self._asked(plain['tokens'], draw)
+    before, target = np.split(tokens, [self.length - size])
+    following = self.stream[(row + 1) * self.length :][: self.length]
+    draft = drafts.draft(guidance, target, own, following, self.tokenizer, draw)
+    counted = (np.arange(self.length) >= self.length - size) & plain['loss_mask']
+    draft = np.where(counted, np.concatenate([before, draft]), tokens)
+    return {'tokens': tokens, 'loss_mask': counted, 'draft': draft.astype(np.int32)}
+
+  def _asked(
+    self, text: np.ndarray, draw: np.random.Generator
+  ) -> tuple[str, np.ndarray, int, np.ndarray]:
+    """Returns what is asked of a text int32[L], the row int32[L] that answers, how many of its last
+    tokens do, and int32[k], these as they were before they were rewritten to answer."""
     task = TASKS[draw.integers(len(TASKS))]
     no_guidance, no_prompt = draw.random(2) < _DROPPED
     size = self.length if no_prompt else self.length // 2
-    prompt, target = np.split(plain['tokens'], [self.length - size])
+    prompt, own = np.split(text, [self.length - size])
     if no_guidance:
-      counted = np.arange(self.length) >= self.length - size
-      return {'tokens': plain['tokens'], 'loss_mask': counted & plain['loss_mask']}
-    guidance, target = guide(task, target, self.tokenizer, draw)
+      return attributes.FIX, text, size, own
+    guidance, target = guide(task, own, self.tokenizer, draw)
     before = head(self.tokenizer, guidance)
     room = self.length - len(before)
-    if room < self.length // 2:
-      return plain
-    text = np.concatenate([prompt, target[:size]])[-room:]
-    target = text[-min(len(target), size) :]
-    if len(text) < room or not _fits(guidance, target, self.tokenizer):
-      return plain
-    counted = np.arange(self.length) >= self.length - len(target)
-    tokens = np.concatenate([before, text]).astype(np.int32)
-    return {'tokens': tokens, 'loss_mask': counted & plain['loss_mask']}
+    if room >= self.length // 2:
+      answer = np.concatenate([prompt, target[:size]])
+      lost = max(0, len(answer) - room - len(prompt))
+      answer = answer[-room:]
+      target = answer[-min(len(target), size) :]
+      if len(answer) == room and _fits(guidance, target, self.tokenizer):
+        tokens = np.concatenate([before, answer]).astype(np.int32)
+        return guidance, tokens, len(target), own[lost:]
+    return attributes.FIX, text, self.length, text
 
 
 def head(tokenizer: Tokenizer, guidance: str) -> list[int]:

@@ -1,9 +1,9 @@
 """The objective of an overwrite gate: which tokens of a corrupted text to write anew.
 
-Some tokens of a text are replaced by others; a frozen denoiser looks at it, and the gate at the
-denoiser's signals. As in use, a text is looked at several times in a row, overwritten in between by
-what the gate has chosen. With y the denoiser's best token, x the token there and x* the right one,
-the loss of a position is
+Some tokens of a text, or of a draft of it, are replaced by others; a frozen denoiser looks at it,
+and the gate at the denoiser's signals. As in use, a text is looked at several times in a row,
+overwritten in between by what the gate has chosen. With y the denoiser's best token, x the token
+there and x* the right one, the loss of a position is
 
   bce               cross-entropy of u against a target:
                       canvas_wrong  x ≠ x*
@@ -125,7 +125,7 @@ class OverwriteGate:
     rows = rows_lib.one_row(hyperschedule, examples.uniform)
     regions = hyperschedule.regions(rows.step[:, 0])
     free = (regions == Region.ACTIVE) & examples.counted
-    canvas = jnp.where(free & draws['is_wrong'], draws['token'], examples.tokens)
+    canvas = jnp.where(free & draws['is_wrong'], draws['token'], examples.shown(free))
     told_time = jnp.where(free, self.level, 0.0)
     shown = dict(
       sigma=self.process.sigma(told_time),

@@ -17,6 +17,8 @@ from ardiff_jax.models import latents
 from ardiff_jax.models.latents import LatentDenoiser
 from ardiff_jax.objectives.likelihood import Examples
 
+_COINS = 'prompt', 'guidance', 'coin'
+
 
 @dataclasses.dataclass(frozen=True)
 class LatentDiffusion:
@@ -26,19 +28,17 @@ class LatentDiffusion:
 
   The truncated weight is that of arXiv 2202.00512, the second term the anchor loss of arXiv
   2212.09412, from which alone the table learns. Positions are at the times of a random row of the
-  hyperschedule. In every other example a draft is noised, the text with some tokens replaced, and
-  z_0 is to be estimated all the same. Tokens that are not counted are given; each of guidance and
-  prompt is hidden from one example in ten, and its own estimate before from every other.
+  hyperschedule. A draft is noised in place of the text, and z_0 is to be estimated all the same.
+  Tokens that are not counted are given; each of guidance and prompt is hidden from one example in
+  ten, and its own estimate before from every other.
 
   Attributes:
     latent_dim: E. Wide latents lie far apart, and little noise never changes a token.
     most_weight: of the error.
-    corrupted: greatest share of tokens replaced in a draft; each one's is uniform from 0.
   """
 
   latent_dim: int = 32
   most_weight: float = 5.0
-  corrupted: float = 0.3
 
   def __post_init__(self):
     if self.latent_dim < 1 or not self.most_weight >= 1.0:
@@ -46,8 +46,6 @@ class LatentDiffusion:
         f'latent_dim and most_weight must be at least 1, got {self.latent_dim} and '
         f'{self.most_weight}'
       )
-    if not 0.0 <= self.corrupted <= 1.0:
-      raise ValueError(f'corrupted must be in [0, 1], got {self.corrupted}')
 
   def __call__(
     self,
@@ -62,11 +60,8 @@ class LatentDiffusion:
     rows = rows_lib.one_row(hyperschedule, examples.uniform)
     time = (rows.level - rows.within * rows.drop) / hyperschedule.num_levels
     z_0 = denoise.encode(params, tokens)
-    vocab_size = denoise.network.config.vocab_size
-    draw = functools.partial(self._draw, shape=z_0.shape[1:], vocab_size=vocab_size)
-    draws = jax.vmap(draw)(examples.keys, tokens)
-    is_wrong = draws['wrong'] & counted
-    draft = denoise.encode(params, jnp.where(is_wrong, draws['token'], tokens))
+    draws = jax.vmap(functools.partial(_draw, shape=z_0.shape[1:]))(examples.keys)
+    draft = denoise.encode(params, examples.shown(counted))
     alpha, sigma = (x[..., None] for x in latents.signal(time))
     z_t = jax.lax.stop_gradient(alpha * draft) + sigma * draws['noise']
     segment = denoise.segments(tokens, ~counted)
@@ -87,14 +82,8 @@ class LatentDiffusion:
     reading = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
     return jnp.where(counted, weight * error + reading, 0.0)
 
-  def _draw(self, key: jax.Array, tokens: jax.Array, shape: tuple[int, int], vocab_size: int):
-    """All random draws of one example, of int32[L] tokens and latents [L, E]."""
-    named = lambda name: rng.stream(key, name)  # noqa: E731
-    uniform = lambda name: jax.random.uniform(named(name))  # noqa: E731
-    share = jnp.where(uniform('draft') < 0.5, self.corrupted * uniform('share'), 0.0)
-    return {
-      'noise': jax.random.normal(named('noise'), shape),
-      'wrong': jax.random.uniform(named('wrong'), tokens.shape) < share,
-      'token': jax.random.randint(named('token'), tokens.shape, 0, vocab_size),
-      **{name: uniform(name) for name in ('prompt', 'guidance', 'coin')},
-    }
+
+def _draw(key: jax.Array, shape: tuple[int, int]) -> dict[str, jax.Array]:
+  """All random draws of one example of latents [L, E]."""
+  uniform = {name: jax.random.uniform(rng.stream(key, name)) for name in _COINS}
+  return uniform | {'noise': jax.random.normal(rng.stream(key, 'noise'), shape)}

@@ -42,6 +42,7 @@ class Examples(NamedTuple):
     uniform: float32[B] in [0, 1), chooses the row of the hyperschedule and the time within it.
     keys: typed keys [B], for the noise.
     step: int32[], updates made before, for what changes while training.
+    draft: int32[B, L], tokens that are to be refined to `tokens`; None where these are noised.
   """
 
   tokens: jax.Array
@@ -49,6 +50,12 @@ class Examples(NamedTuple):
   uniform: jax.Array
   keys: jax.Array
   step: jax.Array | int = 0
+  draft: jax.Array | None = None
+
+  def shown(self, is_noised: jax.Array) -> jax.Array:
+    """Returns int32[B, L], what stands in the places bool[B, L] that are noised before they are,
+    the draft if there is one; elsewhere the tokens."""
+    return self.tokens if self.draft is None else jnp.where(is_noised, self.draft, self.tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +86,9 @@ class WeightedCrossEntropy:
     visible and resampled   c·λ·(1-ε)           teaches to correct (HDLM, arXiv 2504.06416)
     visible and kept        c·λ·ε
 
-  With ε = 0 this is MDLM's objective. Settled and worthless positions weigh nothing.
+  With ε = 0 this is MDLM's objective. Settled and worthless positions weigh nothing. A draft is
+  noised in place of the text, and what is wrong in it weighs as if resampled: a refiner learns to
+  correct it, by what is no bound.
 
   Attributes:
     process: absorbing or ε-hybrid.
@@ -130,7 +139,8 @@ class WeightedCrossEntropy:
     t_BxL = _time(hyperschedule, rows, examples.counted)
     t_BxL = jnp.where(t_BxL > 0.0, low + (high - low) * t_BxL, 0.0)
 
-    noisy = jax.vmap(self.process.corrupt)(examples.keys, examples.tokens, t_BxL)
+    shown_BxL = examples.shown(t_BxL > 0.0)
+    noisy = jax.vmap(self.process.corrupt)(examples.keys, shown_BxL, t_BxL)
     logits_BxLxV = _predict(
       denoise,
       params,
@@ -153,7 +163,8 @@ class WeightedCrossEntropy:
       masked_weight = rows.num_rows * self.process.reveal_prob(t_BxL, s_BxL)
     epsilon = self.process.epsilon if isinstance(self.process, EpsilonHybrid) else 0.0
     visible_weight = change_BxL * self.visible_weight
-    visible_weight *= jnp.where(noisy.resampled, 1.0 - epsilon, epsilon)
+    is_wrong_BxL = noisy.resampled | (shown_BxL != examples.tokens)
+    visible_weight *= jnp.where(is_wrong_BxL, 1.0 - epsilon, epsilon)
     if self.weighting == 'importance':
       visible_weight /= jnp.maximum(1.0 - t_BxL, 1e-4)
     weight_BxL = jnp.where(noisy.masked, masked_weight, visible_weight)
@@ -166,6 +177,8 @@ class ScoreEntropy:
 
   For a position that falls by `drop` levels in this row, at time t = (level - v·drop)/T, the loss
   is S·drop/T times the rate of `divergences`: of an x0 head in KL form, of a score head in SEDD's.
+  Drafts are not looked at: their wrong tokens do not vanish towards t = 0, where the rate of such
+  a token has no limit.
 
   Attributes:
     process: absorbing, uniform or γ-hybrid.

@@ -19,8 +19,6 @@ from ardiff_jax.models.denoiser import Denoiser
 from ardiff_jax.objectives.likelihood import Examples
 from ardiff_jax.training.state import TrainState
 
-_BATCH = ('tokens', 'loss_mask', 'stop')
-
 
 @flax.struct.dataclass
 class TrainMetrics(clu.metrics.Collection):
@@ -51,10 +49,10 @@ def make_train_step(
       dropout, which is drawn for each microbatch.
     dropout: whether the network draws dropout.
 
-  The batch is `{'tokens': int32[B, L], 'loss_mask': bool[B, L], 'stop': bool[B, T·S]}`; the loss is
-  the mean over its counted tokens, in nats per token. `stop` says for each device (see
-  `mesh.place_flag`) whether its process was asked to stop, and as a result, bool[], whether any
-  was: so all learn of it at the same step.
+  The batch is `{'tokens': int32[B, L], 'loss_mask': bool[B, L], 'stop': bool[B, T·S]}`, and where
+  there are drafts `'draft': int32[B, L]`; the loss is the mean over its counted tokens, in nats per
+  token. `stop` says for each device (see `mesh.place_flag`) whether its process was asked to stop,
+  and as a result, bool[], whether any was: so all learn of it at the same step.
   """
 
   def loss_sum(params, examples, hyperschedule, dropout_key):
@@ -68,19 +66,20 @@ def make_train_step(
     noise_key = rng.stream(root_key, 'noise', state.step)
 
     def microbatch(carry, xs):
-      index, tokens, counted, stop, uniform, ids = xs
+      index, part, uniform, ids = xs
       keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, ids)
-      examples = Examples(tokens, counted, uniform, keys, state.step)
+      counted, draft = part['loss_mask'], part.get('draft')
+      examples = Examples(part['tokens'], counted, uniform, keys, state.step, draft)
       dropout_key = rng.stream(root_key, 'dropout', state.step, index) if dropout else None
       loss, grads = jax.value_and_grad(loss_sum)(state.params, examples, hyperschedule, dropout_key)
       # float32 like the rest, so that devices add them up in one exchange
-      count, stops = counted.sum(dtype=jnp.float32), stop.sum(axis=0, dtype=jnp.float32)
+      count, stops = counted.sum(dtype=jnp.float32), part['stop'].sum(axis=0, dtype=jnp.float32)
       return jax.tree.map(jnp.add, carry, (count, stops, loss, grads)), None
 
     stops = jnp.zeros(batch['stop'].shape[1:])
     zero = 0.0, stops, 0.0, jax.tree.map(jnp.zeros_like, state.params)
-    examples = *(batch[name] for name in _BATCH), uniform, jnp.arange(batch_size)
-    parts = [_split_batch(x, accumulate) for x in examples]
+    examples = batch, uniform, jnp.arange(batch_size)
+    parts = jax.tree.map(lambda x: _split_batch(x, accumulate), examples)
     (count, stops, loss, grads), _ = jax.lax.scan(
       microbatch, zero, (jnp.arange(accumulate), *parts)
     )
