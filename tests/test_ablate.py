@@ -242,30 +242,38 @@ def test_task_of_refinements(tmp_path):
     sweep.models[name] = ConfigDict(dict(config=f'configs/{config}.py:tiny', override=override))
   common = dict(task='refine', num_texts=12, judge='judge', drafter='drafter', sampling={})
   for asked, draft in (('refine', 'corrupted'), ('control', 'ar'), ('neutralise', 'ar')):
-    for model, refiner, grid in (
-      ('refiner', 'token', {'strength': (0.0, 0.5)}),
-      ('drafter', 'ar', {'tries': (1, 2)}),
+    for title, model, refiner, grid in (
+      ('token', 'refiner', 'token', {'strength': (0.0, 0.5)}),
+      ('equal', 'refiner', 'token', {'strength': (0.5,), 'most_calls': (120,)}),
+      ('alone', 'drafter', 'ar', {'most_calls': (48, 96)}),
     ):
       run = dict(common, model=model, refiner=refiner, draft=draft, group=asked)
-      sweep.runs[f'{refiner}, {asked}'] = ConfigDict(
-        run | dict(title=refiner, grid={'asked': (asked,), **grid})
+      sweep.runs[f'{title}, {asked}'] = ConfigDict(
+        run | dict(title=title, grid={'asked': (asked,), **grid})
       )
   assert sweep_lib.run(sweep, tmp_path / 'out')
   found = {}
   for record in workdir.read_lines(tmp_path / 'out' / 'results.jsonl'):
     settings, metrics = record['settings'], record['metrics']
-    amount = settings.get('strength', settings.get('tries'))
-    found[settings['asked'], record['name'], amount] = metrics
+    found[settings['asked'], settings.get('strength'), settings.get('most_calls')] = metrics
     assert 0 < metrics['texts'] <= 12
     assert ('success' in metrics) != ('fixed' in metrics)
-    drafted = settings['asked'] == 'control' and record['name'] == 'token'
+    drafted = settings['asked'] == 'control' and record['name'] != 'alone'
     assert metrics['draft_calls'] == (48 if drafted else 0)
+    assert metrics['seconds'] > metrics['draft_seconds'] >= 0
+    assert (metrics['draft_seconds'] > 0) == drafted
     for example in record['examples']:
       asks_to_fix = example['guidance'] == 'fix'
       assert asks_to_fix == (settings['asked'] == 'refine')
   for asked in ('refine', 'control', 'neutralise'):
-    still, moved = (found[asked, 'token', strength] for strength in (0.0, 0.5))
-    once, twice = (found[asked, 'ar', tries] for tries in (1, 2))
+    still, moved = (found[asked, strength, None] for strength in (0.0, 0.5))
+    once, twice = (found[asked, None, calls] for calls in (48, 96))
+    more = found[asked, 0.5, 120]
+    assert (
+      1 < more['tries'] == (120 - more['draft_calls']) // (moved['calls'] - more['draft_calls'] + 1)
+    )
+    assert moved['calls'] < more['calls'] <= 120
+    assert more.get('success', 1.0) >= moved.get('success', 1.0)
     assert len({x['draft_nats'] for x in (still, moved, once, twice)}) == 1
     assert still['judge_nats'] == still['draft_nats']
     assert still['changed'] == still.get('success', 0.0) == still.get('fixed', 0.0) == 0.0
@@ -274,7 +282,7 @@ def test_task_of_refinements(tmp_path):
     assert (once['calls'], twice['calls']) == (48, 96) and once['changed'] > 0.5
     assert twice.get('success', 1.0) >= once.get('success', 1.0)
   page = results.write(tmp_path / 'out').read_text()
-  assert page.count('<details') == 6 and '<ins>' in page and '<del>' in page
+  assert page.count('<details') == 9 and '<ins>' in page and '<del>' in page
   bad = ConfigDict(dict(common, model='refiner', refiner='token', draft='ar'))
   models = Models(lambda name, seed: sweep_lib.model_directory(sweep, tmp_path / 'out', name, seed))
   with pytest.raises(UserError, match="asked 'sing'"):

@@ -9,13 +9,14 @@ By `asked` of the settings,
               that the guidance then names; those that have it all the same are left out
   neutralise  the true continuation, to be rewritten in another gender; those in it are left out
 
-Refiner 'ar' of the run is the drafter alone: behind the same guidance it writes as many texts as
-`tries` of the settings says, and keeps the one that is as asked and that it finds likeliest. Its
-calls are all there are; a refiner's come on top of those of its draft.
+Refiner 'ar' of the run is the drafter alone, which writes behind the same guidance; its calls are
+all there are, while a refiner's come on top of those of its draft. With `most_calls` of the
+settings all try anew while that many calls last, and keep the text that is as asked and that the
+drafter finds likeliest. (To ask it is a call more a try, but for its own texts, of which it knew.)
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ class Drafts(NamedTuple):
     draft: int32[N, n].
     right: int32[N, n], what a corrupted draft was; None for others.
     calls: network calls that the drafts took.
+    seconds: that one took.
   """
 
   head: list[list[int]]
@@ -51,35 +53,40 @@ class Drafts(NamedTuple):
   draft: np.ndarray
   right: np.ndarray | None
   calls: int
+  seconds: float
 
 
 def refine(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dict[str, Any]:
-  """`asked` and `strength` or `tries` of the settings, `refiner` of the run say what is done."""
+  """`asked` of the settings, `strength` but for refiner 'ar', `most_calls` where several tries may
+  fit, and `refiner` of the run say what is done."""
   model = models(run.model, seed)
   drafts = _drafts(models, run, settings['asked'], seed)
   prompts = [prompt[len(head) :] for head, prompt in zip(drafts.head, drafts.prompt, strict=True)]
-  if run.refiner == 'ar':
-    rewrite = lambda: _written(models, run, drafts, prompts, settings['tries'], seed)  # noqa: E731
-  else:
+  alone = run.refiner == 'ar'
 
-    def rewrite():
-      refined = model.refine(
-        list(drafts.draft),
-        prompt=prompts,
-        guidance=drafts.guidance,
-        refiner=run.refiner,
-        strength=settings['strength'],
-        budget=run.get('budget') or None,
-        seed=seed,
-        **run.get('sampling', ConfigDict()),
-      )
-      return np.array([one.token_ids for one in refined], np.int32), refined[0].network_calls
+  def rewrite(own_seed: int) -> tuple[np.ndarray, int]:
+    if alone:
+      return _written(models(run.drafter, seed), drafts, prompts, own_seed)
+    refined = model.refine(
+      list(drafts.draft),
+      prompt=prompts,
+      guidance=drafts.guidance,
+      refiner=run.refiner,
+      strength=settings['strength'],
+      budget=run.get('budget') or None,
+      seed=own_seed,
+      **run.get('sampling', ConfigDict()),
+    )
+    return np.array([one.token_ids for one in refined], np.int32), refined[0].network_calls
 
-  rewrite()  # compiles
-  began = time.perf_counter()
-  after, calls = rewrite()
-  seconds = time.perf_counter() - began
-  draft_calls = 0 if run.refiner == 'ar' else drafts.calls
+  draft_calls, draft_seconds = (0, 0.0) if alone else (drafts.calls, drafts.seconds)
+  after, calls, tries, seconds = _tried(
+    rewrite,
+    lambda texts: _best(models, run, drafts, prompts, texts, seed),
+    most_calls=settings.get('most_calls', 0) - draft_calls,
+    calls_to_choose=0 if alone else 1,
+    seed=seed,
+  )
   decode = model.tokenizer.decode
   before_nats, nats = (
     _judged(models, run, model, seed, drafts.prompt, x) for x in (drafts.draft, after)
@@ -93,8 +100,10 @@ def refine(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dic
     'distinct_2': measures.distinct(after, 2),
     'texts': len(after),
     'calls': calls + draft_calls,
+    'tries': tries,
     'draft_calls': draft_calls,
-    'seconds': seconds / len(after),
+    'seconds': seconds / len(after) + draft_seconds,
+    'draft_seconds': draft_seconds,
   }
   if settings['asked'] != 'refine':
     held = [
@@ -119,28 +128,58 @@ def refine(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dic
   return {'metrics': plain(metrics), 'examples': examples}
 
 
-def _written(models, run, drafts: Drafts, prompts, tries: int, seed: int) -> tuple[np.ndarray, int]:
-  """Returns int32[N, n] by the drafter, the best of so many, and its network calls."""
-  drafter, size = models(run.drafter, seed), drafts.draft.shape[1]
-  tokens = np.stack(
-    [np.concatenate(parts) for parts in zip(drafts.head, prompts, drafts.draft, strict=True)]
-  ).astype(np.int32)
-  counted = np.broadcast_to(np.arange(tokens.shape[1]) >= tokens.shape[1] - size, tokens.shape)
-  texts, scores, calls = [], [], 0
-  for number in range(tries):
-    own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])  # not that of the drafts
-    written = drafter.sample(len(tokens), tokens=tokens, given=~counted, seed=own)
-    text = np.array([one.token_ids for one in written], np.int32)
-    nats = drafter.sequence_nats(text, counted, num_samples=None, seed=seed)
-    texts.append(text[:, -size:])
+def _tried(
+  rewrite: Callable[[int], tuple[np.ndarray, int]],
+  best: Callable[[Sequence[np.ndarray]], np.ndarray],
+  *,
+  most_calls: int,
+  calls_to_choose: int,
+  seed: int,
+) -> tuple[np.ndarray, int, int, float]:
+  """Returns the best of as many tries as fit, but at least one; its calls, tries and seconds."""
+  # not the seed of the drafts
+  seed_of = lambda number: int(np.random.SeedSequence((seed, number)).generate_state(1)[0])  # noqa: E731
+  first, calls = rewrite(seed_of(0))  # compiles
+  tries = max(1, most_calls // max(1, calls + calls_to_choose))
+  if tries > 1:
+    best([first, first])
+  began = time.perf_counter()
+  texts, calls = zip(*(rewrite(seed_of(number)) for number in range(tries)), strict=True)
+  text = best(texts) if tries > 1 else texts[0]
+  seconds = time.perf_counter() - began
+  return text, sum(calls) + (tries * calls_to_choose if tries > 1 else 0), tries, seconds
+
+
+def _written(drafter, drafts: Drafts, prompts, seed: int) -> tuple[np.ndarray, int]:
+  """Returns int32[N, n], written by the drafter behind guidance and prompt, and its calls."""
+  tokens, counted = _behind(drafts, prompts, drafts.draft)
+  written = drafter.sample(len(tokens), tokens=tokens, given=~counted, seed=seed)
+  text = np.array([one.token_ids for one in written], np.int32)
+  return text[:, -drafts.draft.shape[1] :], written[0].network_calls
+
+
+def _best(
+  models, run, drafts: Drafts, prompts, texts: Sequence[np.ndarray], seed: int
+) -> np.ndarray:
+  """Returns int32[N, n], of each text the try that is as asked and likeliest for the drafter."""
+  drafter, scores = models(run.drafter, seed), []
+  for text in texts:
+    nats = drafter.sequence_nats(*_behind(drafts, prompts, text), num_samples=None, seed=seed)
     asked = [
       words == attributes.FIX or attributes.holds(words, drafter.tokenizer.decode(one))
-      for words, one in zip(drafts.guidance, texts[-1], strict=True)
+      for words, one in zip(drafts.guidance, text, strict=True)
     ]
     scores.append(np.where(asked, 0.0, -1e6) - nats)
-    calls += written[0].network_calls
-  best = np.argmax(scores, axis=0)
-  return np.stack(texts)[best, np.arange(len(tokens))], calls
+  return np.stack(texts)[np.argmax(scores, axis=0), np.arange(len(texts[0]))]
+
+
+def _behind(drafts: Drafts, prompts, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns int32[N, L], texts int32[N, n] behind guidance and prompt, and bool[N, L], where they
+  stand."""
+  rows = zip(drafts.head, prompts, text, strict=True)
+  tokens = np.stack([np.concatenate(parts) for parts in rows]).astype(np.int32)
+  place = np.arange(tokens.shape[1]) >= tokens.shape[1] - text.shape[1]
+  return tokens, np.broadcast_to(place, tokens.shape)
 
 
 def _drafts(models: Models, run: ConfigDict, asked: str, seed: int) -> Drafts:
@@ -173,12 +212,17 @@ def _new_drafts(models, run, asked, kind, seed) -> Drafts:
     guidance.append(words)
     if asked == 'refine' or words != attributes.FIX:
       kept.append(i)
-  draft, right, calls = true, None, 0
+  draft, right, calls, seconds = true, None, 0, 0.0
   if kind == 'corrupted':
     draft, right = measures.corrupt(true, _CORRUPTED, tokenizer.vocab_size, seed), true
   elif kind == 'ar':
     given = np.broadcast_to(np.arange(texts.shape[1]) < texts.shape[1] - size, texts.shape)
-    written = models(run.drafter, seed).sample(len(texts), tokens=texts, given=given, seed=seed)
+    drafter = models(run.drafter, seed)
+    write = lambda: drafter.sample(len(texts), tokens=texts, given=given, seed=seed)  # noqa: E731
+    write()  # compiles
+    began = time.perf_counter()
+    written = write()
+    seconds = (time.perf_counter() - began) / len(texts)
     draft = np.array([one.token_ids for one in written], np.int32)[:, -size:]
     calls = written[0].network_calls
   if asked != 'refine':
@@ -187,9 +231,8 @@ def _new_drafts(models, run, asked, kind, seed) -> Drafts:
     raise UserError(f'{asked}: every draft is as asked already; take more texts than {len(texts)}')
   guidance = [guidance[i] for i in kept]
   head = [guided.head(tokenizer, words) for words in guidance]
-  return Drafts(
-    head, guidance, prompt[kept], draft[kept], None if right is None else right[kept], calls
-  )
+  right = None if right is None else right[kept]
+  return Drafts(head, guidance, prompt[kept], draft[kept], right, calls, seconds)
 
 
 def _judged(models, run, model, seed, prompt, text) -> np.ndarray:

@@ -322,7 +322,7 @@ def _pictures(
       'Whiskers are 95 % intervals over seeds; the dashed line is the draft as it was.',
     )
   if task == 'refine' and records:
-    caption = 'The dashed line is the draft; points of a line are strengths, or tries.'
+    caption = 'The dashed line is the draft; points of a line are strengths, or calls.'
     add(quality_plots.refinements(records, shown), 'Quality, calls and drift', records, caption)
   if task == 'generation' and records:
     add(

@@ -5,7 +5,8 @@
 Trains an autoregressive judge; from a plain autoregressive model one that drafts and knows
 guidance; from a plain hybrid a refiner of tokens, and a gate on top of that; and a refiner of
 latents. Then drafts are refined at several strengths, to be mended (`refine`), to have an attribute
-(`control`), or to be rewritten in another gender (`neutralise`).
+(`control`), or to be rewritten in another gender (`neutralise`); and once by as many tries as fit
+256 network calls, the draft's included.
 `--sweep=configs/sweeps/draft_refine.py:600` teaches guidance for 600 updates instead of 1,200, and
 `--sweep.models.NAME.workdir=DIR` takes a finished judge, plain or hybrid model.
 """
@@ -39,16 +40,23 @@ def get_config(updates: str = '1200') -> ConfigDict:
 
   c.runs = ConfigDict()
   for title, model, refiner, grid in (
-    ('AR alone', 'drafter', 'ar', {'tries': (1, 2, 4)}),
+    ('AR alone', 'drafter', 'ar', {'most_calls': (64, 128, 256)}),
     ('token', 'refiner', 'token', {'strength': _STRENGTHS}),
     ('token, few edits', 'refiner', 'token', {'strength': _STRENGTHS}),
+    (
+      'token, few edits, equal calls',
+      'refiner',
+      'token',
+      {'strength': (0.2,), 'most_calls': (256,)},
+    ),
     ('gate', 'gate', 'gate', {'strength': (0.3, 0.5, 0.7, 0.9)}),
     ('latent', 'latent', 'latent', {'strength': _STRENGTHS}),
+    ('latent, equal calls', 'latent', 'latent', {'strength': (0.2,), 'most_calls': (256,)}),
     ('latent, guided', 'latent', 'latent', {'strength': _STRENGTHS}),
   ):
     run = dict(task='refine', model=model, refiner=refiner, title=title, num_texts=64)
     run |= dict(judge='judge', drafter='drafter', sampling={})
-    run['budget'] = 0.1 if title == 'token, few edits' else 0.0
+    run['budget'] = 0.1 if 'few edits' in title else 0.0
     if title == 'latent, guided':
       run['sampling'] = {'guidance_scale': 3.0}
     for asked in _ASKED:
