@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -135,27 +136,64 @@ def test_logits_are_the_same_when_restored_on_eight_devices(name, tmp_path):
     np.testing.assert_allclose(ours[:, : wanted.shape[1]], wanted, atol=2e-5)
 
 
-@needs_fixtures
-def test_cached_logits_of_a_hybrid_are_the_published_ones():
-  """The second block of 4 behind the first, which is read into the cache by the same call."""
-  network, params, tokens, sigma, expected = fixture('hdlm_epsilon')
-  schedule = block(LENGTH, 4, 1)
+def cached(name, width, step, sigma=None):
+  """Outputs [2, width, VOCAB] of one of the blocks, twice: those before it are read into the cache
+  by the call that looks at it, and were there before the call."""
+  network, params, tokens, levels, _ = fixture(name)
+  sigma = levels if sigma is None else jnp.broadcast_to(sigma, levels.shape)
+  schedule = block(LENGTH, width, 1)
   rules = dict(alignment='aligned', context='block_causal', window='full', bos_id=0, eos_id=0)
   denoiser = make_denoiser(network, schedule, **rules)
-  cache = denoiser.empty_cache(2, LENGTH)
-  features, _ = denoiser.extend(
-    params,
-    cache,
-    tokens,
-    sigma=sigma,
-    window=jnp.arange(4, 8),
-    step=1,
-    cached_step=-1,
-    settle_step=schedule.settle_step,
-    num_new=4,
-  )
-  logits = denoiser.project(params, features)
-  np.testing.assert_allclose(logits, expected['logits_masked'][:, 4:8, :VOCAB], atol=2e-5)
+  window = jnp.arange(width * step, width * (step + 1))
+  cache, found = denoiser.empty_cache(2, LENGTH), []
+  for cached_step, num_read in ((-1, width * step), (step, 0)):
+    features, entries = denoiser.extend(
+      params,
+      cache,
+      tokens,
+      sigma=sigma,
+      window=window,
+      step=step,
+      cached_step=cached_step,
+      settle_step=schedule.settle_step,
+      num_new=width,
+    )
+    assert (entries.slots >= 0).sum() == num_read
+    cache = cache.write(entries)
+    logits = denoiser.project(params, features)
+    found.append(as_published(name, logits, tokens[:, window], sigma[:, window]))
+  return found
+
+
+@needs_fixtures
+@pytest.mark.parametrize(
+  'name, key, width, step, sigma',
+  [
+    ('hdlm_epsilon', 'logits_masked', 4, 0, None),
+    ('hdlm_epsilon', 'logits_masked', 4, 1, None),
+    ('hdlm_gamma', 'logits_masked', 4, 0, None),
+    ('hdlm_gamma', 'logits_full', LENGTH, 0, None),
+    ('mdlm', 'logits_full', LENGTH, 0, None),
+    ('mdlm', 'logits_sigma0', LENGTH, 0, 0.0),
+    ('sedd', 'log_score', LENGTH, 0, None),
+  ],
+)
+def test_cached_logits_are_the_published_ones(name, key, width, step, sigma):
+  expected = known(name)[key][:, width * step : width * (step + 1), :VOCAB]
+  for ours in cached(name, width, step, sigma):
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+@needs_fixtures
+def test_cached_logits_behind_clean_context_are_the_uncached_ones():
+  """Context has noise level 0, as settled tokens have when HDLM samples; in the known outputs of
+  the γ-hybrid it has a level, so these cannot be compared with."""
+  network, params, tokens, sigma, expected = fixture('hdlm_gamma')
+  levels = jnp.where(jnp.arange(LENGTH) < 4, 0.0, sigma)
+  wanted = run('hdlm_gamma', network, params, tokens, levels, mask_of('hdlm_gamma', expected))
+  assert np.abs(wanted[:, 4:8] - expected['logits_masked'][:, 4:8, :VOCAB]).max() > 1e-3
+  for ours in cached('hdlm_gamma', 4, 1):
+    np.testing.assert_allclose(ours, wanted[:, 4:8], atol=2e-5)
 
 
 @needs_fixtures
@@ -234,22 +272,26 @@ def altered(tmp_path, change, name='hdlm_epsilon'):
     ),
     (
       lambda x: x | {'blocks.0.extra': np.zeros((2, 3), np.float32)},
-      r'blocks\.0\.extra \[2, 3\] is unknown',
+      r'as layout hdlm_epsilon:\n  blocks\.0\.extra \[2, 3\] is unknown',
     ),
     (
       lambda x: x | {'blocks.0.mlp.2.bias': np.zeros(7, np.float32)},
-      r'blocks\.0\.mlp\.2\.bias is \[7\], expected \[32\]',
+      r'as layout hdlm_epsilon:\n  blocks\.0\.mlp\.2\.bias is \[7\], expected \[32\]',
     ),
     (
       lambda x: x | {'blocks.0.mlp.2.bias': np.zeros(32, np.int32)},
-      r'blocks\.0\.mlp\.2\.bias is of I32, expected float32',
+      r'as layout hdlm_epsilon:\n  blocks\.0\.mlp\.2\.bias is of I32, expected float32',
     ),
     (
       lambda x: {k: v for k, v in x.items() if 'mlp.0' not in k},
-      r'layout hdlm_epsilon: the file has no matrix blocks\.0\.mlp\.0\.weight',
+      r'as layout hdlm_epsilon:\n  blocks\.0\.mlp\.0\.weight is missing, expected a matrix',
+    ),
+    (
+      lambda x: x | {'vocab_embed.embedding': np.zeros(30, np.float32)},
+      r'as layout hdlm_epsilon:\n  vocab_embed\.embedding is \[30\], expected a matrix',
     ),
   ],
-  ids=['missing', 'extra', 'misshapen', 'integers', 'no size'],
+  ids=['missing', 'extra', 'misshapen', 'integers', 'no size', 'flat'],
 )
 def test_a_tensor_that_is_wrong_is_named(change, message, tmp_path):
   with pytest.raises(UserError, match=message):
@@ -290,6 +332,32 @@ def test_pickles_without_torch_name_the_conversion(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   with pytest.raises(UserError, match=r'torch is not installed: .*convert it: safetensors'):
     files.open_file(tmp_path / 'pytorch_model.bin')
+
+
+def test_pickles_are_asked_for_as_weights_alone(tmp_path, monkeypatch):
+  """Of a torch that stands in for the real one."""
+  asked = {}
+
+  class Tensor(np.ndarray):
+    float = numpy = lambda self: self
+
+  def load(path, **how):
+    asked.update(how)
+    return {'state_dict': {'backbone.x': np.arange(3.0).view(Tensor), 'step': 3}}
+
+  torch = types.SimpleNamespace(Tensor=Tensor, load=load)
+  monkeypatch.setitem(sys.modules, 'torch', torch)
+  file = files.open_file(tmp_path / 'model.ckpt')
+  assert asked['weights_only'] is True
+  assert file.prefix == 'backbone.' and file.shapes == {'x': (3,)}
+  np.testing.assert_array_equal(file.read('x'), [0.0, 1.0, 2.0])
+
+  def refuse(path, **how):
+    raise RuntimeError('Weights only load failed\nin many lines')
+
+  torch.load = refuse
+  with pytest.raises(UserError, match=r'as weights alone \(Weights only load failed\): .*convert'):
+    files.open_file(tmp_path / 'model.ckpt')
 
 
 def test_pickles_with_torch_are_read_as_weights_alone(tmp_path):
@@ -395,7 +463,9 @@ def test_a_head_without_its_embedding_is_refused(tmp_path):
   alone = lambda x: {  # noqa: E731
     name.replace('transformer.wte', 'lm_head'): value for name, value in x.items()
   }
-  with pytest.raises(UserError, match=r'layout gpt2: the file has no matrix wte\.weight'):
+  with pytest.raises(
+    UserError, match=r'as layout gpt2:\n  wte\.weight is missing, expected a matrix'
+  ):
     convert.read(altered(tmp_path, alone, 'gpt2'), 'gpt2', num_heads=4)
 
 

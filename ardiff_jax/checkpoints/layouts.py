@@ -217,9 +217,11 @@ def _gpt2(cfg: TransformerConfig, head: bool) -> dict[str, Tensor]:
 
 def _asking(layout: str, shapes: dict[str, tuple[int, ...]]) -> Callable[[str], tuple[int, ...]]:
   def of(name):
-    if name not in shapes or len(shapes[name]) != 2:
-      raise UserError(f'layout {layout}: the file has no matrix {name}')
-    return shapes[name]
+    shape = shapes.get(name)
+    if shape is None or len(shape) != 2:
+      found = 'missing' if shape is None else list(shape)
+      raise UserError(f'as layout {layout}:\n  {name} is {found}, expected a matrix')
+    return shape
 
   return of
 
