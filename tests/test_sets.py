@@ -125,7 +125,7 @@ def test_other_files_are_one_document_as_they_are(tmp_path):
 def test_every_set_has_a_note_and_a_place_of_its_own():
   assert all(sets.note(name) == known.note != '' for name, known in sets.KNOWN.items())
   assert 'stand-in' in sets.note('pubmed') and 'stand-in' in sets.note('arxiv')
-  assert sets.note('pubmed:articles.txt') == ''
+  assert sets.note('pubmed:articles.txt') == f'read as {sets.KNOWN["pubmed"].form}'
   assert len({known.path for known in sets.KNOWN.values()}) == len(sets.KNOWN) == 7
 
 

@@ -208,6 +208,6 @@ def _released(records: Sequence[Record]) -> list[str]:
 def _notes(records: Sequence[Record]) -> str:
   """Returns what must stand beside the figures of the sets, a line each."""
   texts = lib.distinct(record['settings']['data'] for record in records)
-  notes = {text: sets.note(text) or sets.assumed(text) for text in texts}
+  notes = {text: sets.note(text) for text in texts}
   notes = {text: re.sub(r'<\w+>', r'`\g<0>`', note) for text, note in notes.items()}
   return ''.join(f'- {text}: {note}\n' for text, note in notes.items() if note)

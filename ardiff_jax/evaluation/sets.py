@@ -81,16 +81,12 @@ def read(name: str, folder: pathlib.Path = FOLDER) -> list[str]:
 
 
 def note(name: str) -> str:
-  """Returns what must stand beside the figures of a set; '' for files of one's own."""
+  """Returns what must stand beside the figures of a set, or what the file of 'KEY:FILE' is taken to
+  be; '' for files read as they are."""
   key, _, file = name.partition(':')
-  return KNOWN[key].note if key in KNOWN and not file else ''
-
-
-def assumed(name: str) -> str:
-  """Returns what the file of 'KEY:FILE' is taken to be; '' for sets, and for files read as they
-  are."""
-  key, _, file = name.partition(':')
-  return f'read as {KNOWN[key].form}' if key in KNOWN and file else ''
+  if key not in KNOWN:
+    return ''
+  return f'read as {KNOWN[key].form}' if file else KNOWN[key].note
 
 
 def _unknown(name: str) -> str:

@@ -4,8 +4,6 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ardiff_jax.evaluation import sets
-
 
 def of_likelihoods(records: Sequence[dict[str, Any]]) -> str:
   """Returns records of `evaluate.evaluate` as text: the model's figure, then the baselines."""
@@ -13,10 +11,9 @@ def of_likelihoods(records: Sequence[dict[str, Any]]) -> str:
   for r in records:
     bound = r['kind'] == 'bound'
     error = 'a single sequence' if r['stderr'] is None else f'standard error {r["stderr"]:.4f}'
-    note = r['note'] or sets.assumed(r['data'])
     lines += [
       f'{r["data"]}: {r["tokens"]:,} tokens ({r["tokenizer"]}), {r["bytes"]:,} bytes',
-      *([f'  {note}'] if note else []),
+      *([f'  {r["note"]}'] if r['note'] else []),
       f'  {r["kind"]}: {r["law"]}',
       f'  perplexity {"≤ " if bound else ""}{r["perplexity"]:.2f} a token '
       f'= {r["nll_per_token"]:.4f} nats ({error}; process {r["process"]}, '
