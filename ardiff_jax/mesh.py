@@ -139,9 +139,19 @@ def part_of_batch(mesh: Mesh, batch_size: int) -> np.ndarray:
   return np.unique(np.concatenate([np.arange(batch_size)[index] for index in of_device.values()]))
 
 
+def num_shares(mesh: Mesh) -> int:
+  """Returns into how many parts a batch is split."""
+  return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+def num_sharers(mesh: Mesh) -> int:
+  """Returns how many devices work on each part of a batch."""
+  return mesh.shape['tensor'] * mesh.shape['sequence']
+
+
 def fill_batch(mesh: Mesh, batch_size: int) -> int:
   """Returns the batch size, made larger until devices can share it evenly."""
-  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  parts = num_shares(mesh)
   return -(-batch_size // parts) * parts
 
 
@@ -155,7 +165,7 @@ def place_flag(mesh: Mesh, flag: bool, batch_size: int) -> jax.Array:
   """Makes bool[B, T·S] of a flag that processes need not agree on: each device has its process's,
   at rows that are its own among those of T x S devices along tensor and sequence."""
   sharding = apart(mesh)
-  whole = batch_size, mesh.shape['tensor'] * mesh.shape['sequence']
+  whole = batch_size, num_sharers(mesh)
   part = np.full(sharding.shard_shape(whole), flag)
   return jax.make_array_from_callback(whole, sharding, lambda _: part)
 
@@ -163,7 +173,7 @@ def place_flag(mesh: Mesh, flag: bool, batch_size: int) -> jax.Array:
 def place_whole(mesh: Mesh, tree: object) -> object:
   """Places arrays that every process holds whole: split over data and fsdp along the first axis
   where that divides it, else repeated."""
-  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  parts = num_shares(mesh)
 
   def one(x):
     split = x.ndim > 0 and x.shape[0] % parts == 0

@@ -1,9 +1,11 @@
 """Paths on this machine and in buckets, and files that are written whole or not at all."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import uuid
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -34,7 +36,8 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
   """Writes a file; no reader ever sees it half-written."""
   partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
   try:
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    with _named(path):
+      partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
@@ -54,11 +57,22 @@ def append(path: pathlib.Path, text: str) -> None:
     file.seek(max(0, end - 1))
     left = ('\n' * _is_cut_off(file.read(1).decode(errors='replace')) + text).encode()
     try:
-      while left:
-        left = left[file.write(left) :]
+      with _named(path):
+        while left:
+          left = left[file.write(left) :]
     except BaseException:
       file.truncate(end)
       raise
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+  """Names the file in errors of writing, such as that of a full disk, which do not."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = error.filename or str(path)
+    raise
 
 
 def _is_cut_off(last: str) -> bool:

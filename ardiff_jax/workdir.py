@@ -27,7 +27,8 @@ from ardiff_jax.errors import UserError
 # compute.
 _FREE = re.compile(
   r'mesh\..*|model\.(remat|attention)|'
-  r'train\.(accumulate|log_every|eval_every|checkpoint_every|keep|keep_every|peak_flops)'
+  r'train\.(accumulate|log_every|eval_every|checkpoint_every|save_in_background|keep|keep_every|'
+  r'peak_flops)'
 )
 
 

@@ -92,7 +92,8 @@ while ((${#running[@]})); do
       status=$code deadline=$((SECONDS + ${KILL_AFTER:-10}))
       where="its messages are above"
       ((i == 0)) || where="see $logs/process_$i.log"
-      echo "error: process $i ended with status $code, so all end; $where" >&3
+      echo "error: $HOSTNAME, process $i of $count: ended with status $code, so all end;" \
+        "$where" >&3
     fi
   done
   # The others wait for it for ever, inside a collective, where no other signal is heard.

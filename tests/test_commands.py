@@ -3,7 +3,9 @@
 import json
 import random
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -130,8 +132,13 @@ def test_killed_and_resumed_equals_uninterrupted(text_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_lose_nothing(text_file, tmp_path):
-  """Half are asked to end and half are not, at any moment: starting, training, saving, ending."""
+@pytest.mark.parametrize('in_background, intervals', [(False, 1), (True, 2)])
+def test_twenty_kills_at_random_moments_lose_nothing(in_background, intervals, text_file, tmp_path):
+  """Half are asked to end and half are not, at any moment: starting, training, saving, ending.
+
+  No step is lost beyond the interval between saves; in the background, a save is written while the
+  next interval runs, and waited for before the next save.
+  """
   every, steps, directory = 25, 5000, tmp_path / 'run'
   flags = [
     '--config=configs/epsilon_hybrid.py:tiny',
@@ -139,10 +146,12 @@ def test_twenty_kills_at_random_moments_lose_nothing(text_file, tmp_path):
     f'--config.data.source={text_file}',
     f'--config.train.steps={steps}',
     f'--config.train.checkpoint_every={every}',
+    f'--config.train.save_in_background={in_background}',
     '--config.train.eval_every=100000',
     f'--workdir={directory}',
   ]
-  moments, seen, number_before = random.Random(0), {}, None
+  moments, seen, number_before, cut_short = random.Random(0), {}, None, 0
+  half_written = lambda: [*directory.glob('checkpoints/*.orbax-checkpoint-tmp*')]  # noqa: E731
 
   def logged():
     found = workdir.read_lines(directory / 'metrics.jsonl')  # but a line cut off by a kill
@@ -161,22 +170,27 @@ def test_twenty_kills_at_random_moments_lose_nothing(text_file, tmp_path):
       while max(logged(), default=0) <= reached:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    time.sleep(moments.uniform(0.0, 0.7))
+    if kill % 4 == 2:  # in the middle of a save
+      while not half_written():
+        assert process.poll() is None, process.communicate()
+    else:
+      time.sleep(moments.uniform(0.0, 0.7))
     process.send_signal(number)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode in (0, -number), stderr
+    cut_short += bool(half_written())
     assert 'Traceback' not in stderr
     if max(logged(), default=0) > reached:  # it came to train
       resumed = int((re.search(r'resumed from step (\d+)', stderr) or [0, 0])[1])
       assert resumed >= saved
-      # a save is written while the next interval runs, and waited for before the next save
-      assert reached - resumed <= (2 * every if number_before == signal.SIGKILL else 0)
+      most = intervals * every if number_before == signal.SIGKILL else 0
+      assert reached - resumed <= most
     now = logged()
     assert list(now) == list(range(1, len(now) + 1))
     assert all(now[step] == seen[step] for step in now.keys() & seen.keys())  # the same batches
     # asked in time, it saved the step it was at
     seen, number_before = now, signal.SIGTERM if process.returncode == 0 else signal.SIGKILL
-  assert len(seen) > 100
+  assert len(seen) > 100 and cut_short > 0
 
 
 @pytest.mark.slow
@@ -217,6 +231,9 @@ def test_a_full_disk_is_said_plainly_and_costs_nothing_saved(text_file, tmp_path
     '--config.train.steps=4',
     '--config.train.checkpoint_every=2',
   ]
+  succeed('train', *flags)
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '4')
+  (tmp_path / 'run' / 'done').unlink()
   limited = 'ulimit -f 20; exec "$@"'  # in KiB
   env = ENV | {'JAX_COMPILATION_CACHE_DIR': ''}  # it writes larger files
   failed = subprocess.run(
@@ -227,8 +244,10 @@ def test_a_full_disk_is_said_plainly_and_costs_nothing_saved(text_file, tmp_path
     text=True,
   )
   assert failed.returncode == 1, failed.stderr  # launchers try again
-  assert 'error: saving checkpoint 2' in failed.stderr
-  succeed('train', *flags)
+  folder, host = tmp_path / 'run' / 'checkpoints', socket.gethostname()
+  assert f'error: saving checkpoint 4 in {folder} failed on {host}: ' in failed.stderr
+  assert ardiff_jax.load(tmp_path / 'run').step == 2
+  assert 'resumed from step 2' in succeed('train', *flags).stderr
   assert list(losses(tmp_path / 'run')) == [1, 2, 3, 4]
 
 

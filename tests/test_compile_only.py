@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 
 import jax
 import pytest
@@ -11,7 +12,7 @@ from conftest import small_config
 from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
 from ardiff_jax.errors import UserError
-from ardiff_jax.training.compile_only import collectives, compile_step
+from ardiff_jax.training.compile_only import collectives, compile_step, format_report
 from ardiff_jax.training.state import abstract_params, init_state, make_optimizer
 
 
@@ -30,6 +31,21 @@ def test_bytes_are_those_of_the_state(sizes):
   assert report['total'] > report['state'] and report['temporaries'] > 0
   assert 'all-reduce' in report['collectives']
   assert ('all-gather' in report['collectives']) == ('fsdp' in sizes)
+
+
+def test_flops_that_are_not_counted_are_not_told():
+  report = compile_step(small_config('latent_refiner', 'unused'), 'cpu:8')
+  assert report['flops_per_step'] is None
+  assert '| FLOPs of a step | not counted |' in format_report(report)
+
+
+def test_drafts_are_part_of_the_batch():
+  config = small_config('draft_refine', 'unused')
+  taken = lambda report: report['total'] - report['temporaries'] - report['program']  # noqa: E731
+  guided = taken(compile_step(config, 'cpu:8'))
+  config.data.guided = False
+  more = guided - taken(compile_step(config, 'cpu:8'))
+  assert more == config.train.batch_size * config.data.length * 4 / 8  # int32 over 8 devices
 
 
 def test_microbatches_save_memory_and_change_no_flops():
@@ -122,4 +138,7 @@ def test_the_command_needs_neither_text_nor_devices():
   flags = '--config=configs/epsilon_hybrid.py:tiny', '--config.mesh.fsdp=4'
   table = succeed('train', *flags, '--compile_only', '--topology=cpu:8').stdout
   assert 'cpu:8, data=2 x fsdp=4' in table and 'all memory, each device' in table
+  for row in ('parameters', 'FLOPs of a step', 'state, each device', 'temporaries, each device'):
+    assert re.search(rf'{row} +\|? *[1-9]', table), row
+  assert 'all-reduce' in table and 'all-gather' in table
   assert 'goes with --compile_only' in refuse('train', *flags, '--topology=cpu:8').stderr

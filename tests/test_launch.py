@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,7 +123,8 @@ def test_local_processes_end_when_one_fails(programs, tmp_path):
   result = launch('bash', 'launch/local_multiprocess.sh', 3, f'--workdir={tmp_path}', env=env)
   assert result.returncode == 7 and time.monotonic() - began < 20
   log = f'{tmp_path}/process_1.log'
-  assert f'error: process 1 ended with status 7, so all end; see {log}' in result.stderr
+  who = f'{socket.gethostname()}, process 1 of 3'
+  assert f'error: {who}: ended with status 7, so all end; see {log}' in result.stderr
   assert result.stderr.count('error: ') == 1 and 'Killed' not in result.stderr
   assert pathlib.Path(log).read_text() == 'boom\n'
   for i in (0, 2):
@@ -135,7 +137,7 @@ def test_local_processes_may_end_by_themselves_after_a_failure(programs, tmp_pat
   body = f'[ $I = 0 ] && exit 3; sleep 0.5; echo ended >{tmp_path}/ended; exit 4'
   env = fake_python(programs, body) | {'KILL_AFTER': '60'}
   result = launch('bash', 'launch/local_multiprocess.sh', 2, f'--workdir={tmp_path}', env=env)
-  assert result.returncode == 3 and 'process 0 ended with status 3' in result.stderr
+  assert result.returncode == 3 and 'process 0 of 2: ended with status 3' in result.stderr
   assert 'its messages are above' in result.stderr and (tmp_path / 'ended').exists()
 
 

@@ -14,6 +14,7 @@ from steps import BATCH, VOCAB, assert_same_gradients, make_mesh, make_state, ma
 
 from ardiff_jax import masks
 from ardiff_jax import mesh as mesh_lib
+from ardiff_jax import method as method_lib
 from ardiff_jax.divergences import cross_entropy
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import block
@@ -21,6 +22,8 @@ from ardiff_jax.models import attention
 from ardiff_jax.models.attention import attend
 from ardiff_jax.models.cache import Cache, Entries
 from ardiff_jax.tokenwise import tokenwise
+from ardiff_jax.training.state import abstract_state, make_optimizer
+from configs import gamma_hybrid
 
 MESHES = {
   'data': dict(data=8),
@@ -63,6 +66,18 @@ def test_state_takes_an_eighth_of_the_bytes_on_each_of_eight_devices(name):
     on_first = sum(x.addressable_shards[0].data.nbytes for x in leaves)
     # what embeds the noise level is small, and lies everywhere
     assert whole / 8 <= on_first < whole / 8 * (1.001 if name != 'gamma_hybrid' else 1.5)
+
+
+def test_state_of_the_papers_size_takes_an_eighth():
+  """Of the method with most parameters besides the blocks', where what lies everywhere is small."""
+  config, mesh = gamma_hybrid.get_config(), make_mesh(fsdp=8)
+  method = method_lib.build(config, 50_257, bos_id=0, eos_id=0)
+  optimizer, _ = make_optimizer(config.train)
+  abstract = abstract_state(method.denoise, optimizer, config.data.length, 0, mesh)
+  leaves = jax.tree.leaves(abstract)
+  whole = sum(math.prod(x.shape) for x in leaves)
+  on_one = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)
+  assert whole > 3e8 and on_one < whole / 8 * 1.01
 
 
 def test_parameters_moments_and_average_are_sharded_alike():
@@ -112,7 +127,9 @@ def test_no_device_gathers_logits(name, mesh):
   ]
   length = config.data.length // devices.shape['sequence']
   sizes = [math.prod(shape) for shape in gathered]
-  assert sizes and max(sizes) < BATCH // devices.shape['fsdp'] * length * VOCAB
+  batch = BATCH // devices.shape['fsdp']
+  assert sizes and max(sizes) < batch * length * VOCAB
+  assert not re.search(rf'\[({batch},{length}|{batch * length}),{VOCAB}\]', text)  # nor has them
   assert not [
     shape for shape in gathered if len(shape) > 2 and shape[0] == BATCH and shape[1] >= length
   ]

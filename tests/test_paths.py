@@ -97,7 +97,7 @@ def test_lines_are_added_whole_or_not_at_all(tmp_path):
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, limits[1]))
   try:
-    with pytest.raises(OSError, match='too large'):
+    with pytest.raises(OSError, match=f'too large: {str(lines)!r}'):
       workdir.append(lines, [{'step': 2}])
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

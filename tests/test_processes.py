@@ -158,6 +158,10 @@ def test_a_file_that_is_gone_or_cut_short_is_named_with_the_host(text_file, tmp_
   started = start(2, 'ar', tmp_path / 'run', **{'data.source': f'{text_file},{shard}'})
   said = [process.communicate(timeout=100)[1] for process in started]
   assert_refused(started, said, 'another corpus', f'corpus.files.{shard}')
+  shard.write_text('Some more text.\n' * 100)
+  for process in start(2, 'ar', tmp_path / 'run', **{'data.source': f'{text_file},{shard}'}):
+    stderr = process.communicate(timeout=100)[1]  # what was trained is whole
+    assert process.returncode == 0 and 'damaged' not in stderr, stderr
 
 
 def test_processes_with_different_texts_do_not_start():
@@ -222,7 +226,10 @@ def test_when_one_process_dies_the_launcher_ends_all_and_the_run_goes_on(text_fi
         os.kill(int(path.parent.name), signal.SIGKILL)
   stderr = endless.communicate(timeout=60)[1]
   # the other one hears of it, too, and may be the first to be seen
-  first = re.search(r'error: process (\d) ended with status (\d+), so all end', stderr)
+  host = re.escape(socket.gethostname())
+  first = re.search(
+    rf'error: {host}, process (\d) of 2: ended with status (\d+), so all end', stderr
+  )
   assert first and first.groups() in (('0', '1'), ('1', '137'))
   assert endless.returncode == int(first[2])
   reached = len(figures(tmp_path / 'run')[0])

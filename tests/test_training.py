@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import small_config
-from steps import assert_same_gradients, make_mesh, run_steps
+from steps import assert_same_gradients, make_mesh, make_state, make_step, run_steps
 
 import ardiff_jax
 from ardiff_jax import mesh as mesh_lib
@@ -41,6 +41,26 @@ def test_microbatches_equal_the_full_batch(name, text_file):
   np.testing.assert_allclose(micro_losses, full_losses, rtol=1e-4)
   assert_same_gradients(micro, full)
   assert full_losses[2] < full_losses[0]
+
+
+def test_drafts_reach_the_objective_in_microbatches(text_file):
+  """And are ignored by a model that only reads: the same rows with and without."""
+
+  def losses(name, **batch):
+    config = small_config(name, text_file)
+    config.train.accumulate = 2
+    mesh = make_mesh()
+    step, (plain, *constants), _ = make_step(config, mesh)
+    with mesh_lib.use(mesh):
+      _, metrics, _ = step(make_state(config, mesh), plain | batch, *constants)
+    return float(metrics.compute()['loss'])
+
+  _, (batch, *_), _ = make_step(small_config('ar', text_file), make_mesh())
+  right, wrong = batch['tokens'], (batch['tokens'] + 1) % VOCAB
+  plain = losses('epsilon_hybrid')
+  assert losses('epsilon_hybrid', draft=right) == pytest.approx(plain, rel=1e-6)
+  assert losses('epsilon_hybrid', draft=wrong) > plain * 1.001
+  assert losses('ar', draft=wrong) == pytest.approx(losses('ar'), rel=1e-6)
 
 
 def test_warmup_is_cut_to_the_run_and_decay_spares_scales():
@@ -275,7 +295,7 @@ class TestCheckpoints:
       jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
 
   @pytest.mark.parametrize('sizes', [{}, dict(fsdp=4, tensor=2)])
-  def test_run_goes_on_on_another_mesh(self, sizes, text_file, tmp_path, monkeypatch):
+  def test_run_goes_on_on_another_mesh(self, sizes, text_file, tmp_path, monkeypatch, capsys):
     config = small_config('epsilon_hybrid', text_file)
     config.mesh.update(data=1, fsdp=8)
     loop.train(config, tmp_path / 'run')
@@ -286,6 +306,7 @@ class TestCheckpoints:
     mesh = make_mesh(**sizes)
     monkeypatch.setattr(loop.mesh_lib, 'make_mesh', lambda *_: mesh)
     assert loop.train(config, tmp_path / 'run')
+    assert 'resumed from step 3' in capsys.readouterr().err
     after = read_metrics(tmp_path / 'run')
     assert list(after) == list(before) == [1, 2, 3, 4, 5, 6]
     for step in before:
@@ -316,6 +337,20 @@ class TestCheckpoints:
     assert steps == {'newest': 6, 'best': 2, 3: 3}
     with pytest.raises(UserError, match='no checkpoint 4; it has 2, 3, 6'):
       ardiff_jax.load(directory, 4)
+
+  def test_a_save_that_is_waited_for_is_on_disk(self, text_file, tmp_path, monkeypatch):
+    saved = []
+
+    def evaluate(config, prepared, params, step, mesh, writer):
+      saved.append((tmp_path / 'run' / 'checkpoints' / str(step)).is_dir())
+      return {'nll_per_token': 0.0}
+
+    monkeypatch.setattr(loop, '_evaluate', evaluate)
+    config = small_config('ar', text_file, eval_every=1, save_in_background=False)
+    loop.train(config, tmp_path / 'run')
+    assert saved == [True] * 6
+    config.train.save_in_background = True
+    assert loop.train(config, tmp_path / 'run')  # as with any setting of how often to look
 
   def test_best_survives_a_restart(self, tmp_path):
     record = {'step': 1, 'split': 'valid', 'nll_per_token': 0.0}

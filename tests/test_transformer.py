@@ -388,6 +388,14 @@ def test_gradients_of_kernels_are_added_up_in_float32():
   np.testing.assert_allclose(back(dy)[0], exact, rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_of_vectors_are_added_up_in_float32():
+  x, dy = jax.random.normal(jax.random.key(0), (2, 1024, 8)).astype(jnp.bfloat16)
+  y, back = jax.vjp(lambda vector: layers.add_vector(x, vector), jnp.ones(8))
+  assert y.dtype == jnp.bfloat16
+  exact = np.asarray(dy, np.float64).sum(axis=0)
+  np.testing.assert_allclose(back(dy)[0], exact, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_products_have_the_gradients_of_plain_ones(dtype):
   x = jax.random.normal(jax.random.key(0), (2, 5, 8)).astype(dtype)

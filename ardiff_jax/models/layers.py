@@ -135,5 +135,7 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:
-  """Returns x[..., n] + vector[n], in the dtype of x."""
-  return x + jnp.expand_dims(vector, tuple(range(x.ndim - 1))).astype(x.dtype)
+  """Returns x[..., n] + vector[n], in the dtype of x; gradients of the vector are added up in its
+  own."""
+  added = x.astype(vector.dtype) + jnp.expand_dims(vector, tuple(range(x.ndim - 1)))
+  return added.astype(x.dtype)

@@ -1,8 +1,8 @@
 """Checkpoints: state, moving average, data iterator and config, saved together by orbax.
 
-Saves run in the background and commit whole or not at all. Each carries a fingerprint of its
-arrays, checked on restore; a checkpoint that is damaged is passed over, with a notice, for the one
-before it.
+Saves commit whole or not at all. A kill while one is written in the background loses the interval
+before it, and the steps since. Each carries a fingerprint of its arrays, checked on restore; a
+checkpoint that is damaged is passed over, with a notice, for the one before it.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import functools
 import itertools
 import pathlib
 import re
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,18 +31,23 @@ _FOLDER = 'checkpoints'
 class Checkpointer:
   """Saves and restores the checkpoints of one work directory."""
 
-  def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0):
+  def __init__(
+    self, workdir: pathlib.Path, keep: int, keep_every: int = 0, *, in_background: bool = True
+  ):
     """Opens the directory for writing.
 
     Args:
       workdir: of the run.
       keep: how many of the newest checkpoints are kept, besides the best (see `score`).
       keep_every: those of steps that are multiples of this are kept too; 0 for none.
+      in_background: whether `save` returns before what it saves is on disk.
     """
     self._workdir = paths.path_of(workdir)
     self._kept = _Kept(keep, keep_every, _scores(self._workdir))
     self._options = ocp.CheckpointManagerOptions(
-      preservation_policy=self._kept, cleanup_tmp_directories=True, enable_async_checkpointing=True
+      preservation_policy=self._kept,
+      cleanup_tmp_directories=True,
+      enable_async_checkpointing=in_background,
     )
     self._saving: int | None = None
     self._manager = ocp.CheckpointManager(self._workdir / _FOLDER, options=self._options)
@@ -55,10 +61,10 @@ class Checkpointer:
     return step in self._kept.scores
 
   def save(self, step: int, state: TrainState, iterator: Any, config: dict) -> None:
-    """Starts saving `step` in the background; does nothing if it is already saved.
+    """Saves `step`, or starts to; does nothing if it is already saved.
 
     Raises:
-      SaveError: the previous save failed, e.g. for a full disk.
+      SaveError: it failed, or the one before did in the background, e.g. for a full disk.
     """
     if step in self._manager.all_steps():
       return
@@ -324,7 +330,8 @@ def _explained(step: int | None, workdir: pathlib.Path) -> Iterator[None]:
   except Exception as error:  # orbax raises ValueError for a full disk, OSError, ...
     system = re.search(r'([^:]+) \[os_error_code=', str(error))
     reason = system[1].strip() if system else str(error)[:300]
+    where = f'{workdir / _FOLDER} failed on {socket.gethostname()}'
     raise SaveError(
-      f'saving checkpoint {step} in {workdir / _FOLDER} failed: {reason}\n'
+      f'saving checkpoint {step} in {where}: {reason}\n'
       'earlier checkpoints are whole; free some space and run the same command to resume'
     ) from error

@@ -20,6 +20,7 @@ from ardiff_jax import mesh as mesh_lib
 from ardiff_jax import method as method_lib
 from ardiff_jax.errors import UserError
 from ardiff_jax.models.flops import train_flops_per_token
+from ardiff_jax.training.profiling import UNCOUNTED
 from ardiff_jax.training.state import abstract_state, make_optimizer
 from ardiff_jax.training.step import jit_train_step
 
@@ -67,7 +68,9 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
     'topology': topology or f'{jax.devices()[0].device_kind} x {mesh.size}',
     'mesh': ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items() if size > 1) or 'one',
     'parameters': sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-    'flops_per_step': tokens * train_flops_per_token(config, vocab_size),
+    'flops_per_step': None
+    if config.objective.name in UNCOUNTED
+    else tokens * train_flops_per_token(config, vocab_size),
     'state': of_device,
     'temporaries': memory.temp_size_in_bytes,
     'program': memory.generated_code_size_in_bytes,
@@ -82,10 +85,11 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
 
 def format_report(report: dict[str, Any]) -> str:
   """Returns the report as a Markdown table."""
+  flops = report['flops_per_step']
   rows = [
     ('devices', f'{report["topology"]}, {report["mesh"]}'),
     ('parameters', f'{report["parameters"]:,}'),
-    ('FLOPs of a step', f'{report["flops_per_step"]:.3g}'),
+    ('FLOPs of a step', 'not counted' if flops is None else f'{flops:.3g}'),
     *(
       (f'{what}, each device', _bytes(report[key]))
       for what, key in (
@@ -163,9 +167,11 @@ def _lower(config, method, optimizer, state, mesh) -> Any:
     'tokens': ((batch, length), jnp.int32),
     'loss_mask': ((batch, length), jnp.bool_),
   }
+  if config.data.guided:
+    shapes['draft'] = shapes['tokens']
   inputs = {k: jax.ShapeDtypeStruct(*shape, sharding=split) for k, shape in shapes.items()}
-  others = mesh.shape['tensor'] * mesh.shape['sequence']
-  inputs['stop'] = jax.ShapeDtypeStruct((batch, others), jnp.bool_, sharding=mesh_lib.apart(mesh))
+  flags = batch, mesh_lib.num_sharers(mesh)
+  inputs['stop'] = jax.ShapeDtypeStruct(flags, jnp.bool_, sharding=mesh_lib.apart(mesh))
   constants = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
     jax.eval_shape(lambda: (jax.tree.map(jnp.asarray, method.hyperschedule), jax.random.key(0))),

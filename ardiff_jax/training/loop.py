@@ -96,7 +96,10 @@ def train(
     prepared.train, batch_size=cfg.batch_size, seed=config.seed, part=part
   )
   iterator = iter(batches)
-  with contextlib.closing(Checkpointer(workdir, cfg.keep, cfg.keep_every)) as checkpointer:
+  checkpointer = Checkpointer(
+    workdir, cfg.keep, cfg.keep_every, in_background=cfg.save_in_background
+  )
+  with contextlib.closing(checkpointer):
     state = checkpointer.restore(abstract, iterator)
     if state is None:
       state = init_state(method, optimizer, config.data.length, config.seed, mesh)
@@ -263,7 +266,7 @@ def _check_numbers(config: ConfigDict, mesh: Mesh) -> None:
       'objective overwrite_gate trains a gate on top of a denoiser: set config.init_from to the '
       'work directory of an epsilon_hybrid run, or of another with wrong tokens in its noise'
     )
-  parts = config.train.accumulate * mesh.shape['data'] * mesh.shape['fsdp']
+  parts = config.train.accumulate * mesh_lib.num_shares(mesh)
   if config.train.batch_size % parts:
     raise UserError(
       f'config.train.batch_size={config.train.batch_size} must be a multiple of {parts}: '

@@ -16,7 +16,7 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.models import flops
 
 # These run the network another number of times than once forward and back.
-_COUNTED_OTHERWISE = ('overwrite_gate', 'latent_diffusion')
+UNCOUNTED = ('overwrite_gate', 'latent_diffusion')
 
 
 class Stopwatch:
@@ -137,6 +137,6 @@ def ideal_seconds_per_token(config: ConfigDict, vocab_size: int, mesh: Mesh) -> 
   None where the peak is not known, or the work of a token is not counted.
   """
   peak = config.train.peak_flops or flops.peak_flops(mesh.devices.flat[0].device_kind)
-  if peak is None or config.objective.name in _COUNTED_OTHERWISE:
+  if peak is None or config.objective.name in UNCOUNTED:
     return None
   return flops.train_flops_per_token(config, vocab_size) / (mesh.size * peak)
