@@ -19,7 +19,6 @@ from configs.sweeps import base
 _ORDERS = (
   'autoregressive',
   'shuffled,width=1,seed=0',
-  'shuffled,width=1,seed=1',
   'block,width=2,num_levels=1',
   'block,width=4,num_levels=1',
   'block,width=8,num_levels=1',
@@ -68,7 +67,7 @@ def get_config(updates: str = '1200') -> ConfigDict:
 
   c.runs = ConfigDict()
   for title, (model, sampling) in _METHODS.items():
-    run = dict(model=model, title=title, num_rows=16, judge='judge', max_items=200)
+    run = dict(model=model, title=title, num_rows=8, judge='judge')
     orders, steps = ('', *_ORDERS), _STEPS
     if model == 'ar':
       orders, steps = ('',), (None,)
@@ -85,14 +84,12 @@ def get_config(updates: str = '1200') -> ConfigDict:
     for task, grid in grids.items():
       run['num_texts'] = 64 if task == 'generation' else 128
       c.runs[f'{title}, {task}'] = ConfigDict(dict(run, task=task, group=task, grid=grid))
-    choices = {'file': c.get_ref('choices')}
-    c.runs[f'{title}, choices'] = ConfigDict(
-      dict(run, task='choices', group='choices', grid=choices)
-    )
+    run |= dict(task='choices', group='choices', num_rows=4, max_items=200)
+    c.runs[f'{title}, choices'] = ConfigDict(dict(run, grid={'file': c.get_ref('choices')}))
   for sampler in ('unmask_random', 'unmask_entropy', 'unmask_confidence_in_order'):
     run = dict(task='generation', group='generation', model='a3', title=f'A3, {sampler}')
     run |= dict(num_texts=64, judge='judge', sampling={'sampler': sampler})
-    c.runs[run['title']] = ConfigDict(dict(run, grid={'steps': _STEPS}))
+    c.runs[run['title']] = ConfigDict(dict(run, grid={'steps': (16,)}))
   for width in (1, 2, 4, 8):
     run = dict(task='generation', group='A3, a group a step', model='a3', title='A3')
     run |= dict(num_texts=64, judge='judge', sampling={'sampler': 'ancestral'})
