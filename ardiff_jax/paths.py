@@ -11,7 +11,8 @@ from etils import epath
 
 from ardiff_jax.errors import UserError
 
-_PACKAGES = {'gs': 'gcsfs', 's3': 's3fs'}  # what reaches them, besides etils
+# What reaches them, besides etils: boto3 is TensorBoard's, and gcsfs brings its own.
+_PACKAGES = {'gs': ('gcsfs',), 's3': ('s3fs', 'boto3')}
 
 
 def path_of(name: str | os.PathLike) -> pathlib.Path:
@@ -25,10 +26,9 @@ def path_of(name: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(name).expanduser().absolute()
   if scheme not in _PACKAGES:
     raise UserError(f'{name}: known are directories, gs:// and s3://')
-  if importlib.util.find_spec(_PACKAGES[scheme]) is None:
-    raise UserError(
-      f'{name} needs a package that is not installed: pip install {_PACKAGES[scheme]}'
-    )
+  for package in _PACKAGES[scheme]:
+    if importlib.util.find_spec(package) is None:
+      raise UserError(f'{name} needs a package that is not installed: pip install {package}')
   return epath.Path(name)
 
 

@@ -24,7 +24,7 @@ def bucket(tmp_path, monkeypatch):
     return _Bucket(str(tmp_path), LocalFileSystem(auto_mkdir=True))
 
   monkeypatch.setattr(fsspec, 'filesystem', disk)
-  monkeypatch.setattr(paths, '_PACKAGES', {'gs': 'fsspec'})
+  monkeypatch.setattr(paths, '_PACKAGES', {'gs': ('fsspec',)})
   return paths.path_of('gs://bucket')
 
 
@@ -124,5 +124,5 @@ def test_which_paths_there_are(monkeypatch):
     paths.path_of('gs://bucket/x')
   with pytest.raises(UserError, match='known are directories, gs:// and s3://'):
     paths.path_of('ftp://host/x')
-  monkeypatch.setattr(paths, '_PACKAGES', {'gs': 'fsspec'})
+  monkeypatch.setattr(paths, '_PACKAGES', {'gs': ('fsspec',)})
   assert paths.path_of('gs://bucket/x') == epath.Path('gs://bucket/x')
