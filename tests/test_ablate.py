@@ -385,6 +385,25 @@ def test_the_shipped_sweeps_name_what_there_is(name, monkeypatch):
     config.revision.update(run.get('revision', {}))
 
 
+@pytest.mark.parametrize(
+  'name, titles',
+  [
+    ('epsilon', 'ε = 0, ε = 0.01, ε = 0.1'),
+    ('gamma', 'γ = 0, γ = 0.01, γ = 0.1'),
+    ('eta', 'η = 0, η = 0.005, η = 0.015, η = 0.05'),
+    ('context', 'block_causal, causal'),
+    (
+      'hyperschedule',
+      'autoregressive, block 16, block 4, block 64, flat, hybrid 16, slide 16, slide 64',
+    ),
+  ],
+)
+def test_ablations_go_over_what_they_should(name, titles):
+  sweep = sweep_lib.read_config(f'{ROOT}/configs/sweeps/ablations.py:{name}')
+  assert ', '.join(sorted({run.title for run in sweep.runs.values()})) == titles
+  assert list(sweep.seeds) == [0, 1]
+
+
 @pytest.mark.slow
 def test_the_command_makes_a_page(finished, tmp_path):
   """Of models that exist; resumed, it takes no figure twice; a missing flag is named."""

@@ -382,6 +382,7 @@ def test_the_page_says_how_it_came_about(tmp_path, monkeypatch):
   """A line a start; those that differ in nothing but time are one."""
   write(tmp_path, [repair('learned gate', f1=0.5)])
   assert 'came about' not in (tmp_path / 'results.md').read_text()
+  monkeypatch.setenv('ARDIFF_DATA', 'my data')
   for argument in ('--only=<b>', '--seeds=(0, 1)', '--only=<b>'):
     monkeypatch.setattr('sys.orig_argv', ['/bin/python3', '-m', 'ardiff_jax.ablate', argument])
     origins.note(tmp_path)
@@ -392,7 +393,7 @@ def test_the_page_says_how_it_came_about(tmp_path, monkeypatch):
   versions = f'python {start["versions"]["python"]}, jax {start["versions"]["jax"]}, '
   day = start['time'][:10]
   for text in (page.text, (tmp_path / 'results.md').read_text()):
-    assert text.count("python -m ardiff_jax.ablate '--only=<b>'") == 1
+    assert text.count("ARDIFF_DATA='my data' python -m ardiff_jax.ablate '--only=<b>'") == 1
     assert text.count("python -m ardiff_jax.ablate '--seeds=(0, 1)'") == 1
     assert f'{os.cpu_count()} cores, 8 x cpu; {versions}' in text
     assert f'started 2 times, {day}' in text and text.count(f'started {day}') == 1

@@ -39,6 +39,21 @@ def test_all_forms_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'name, count, sizes',
+  [
+    ('hellaswag/hellaswag_val', 10_042, {4}),
+    ('multiple_choice/piqa', 1838, {2}),
+    ('multiple_choice/siqa', 1954, {2}),
+    ('multiple_choice/arc_easy', 2376, {4}),
+    ('multiple_choice/winogrande', 1267, {2}),
+  ],
+)
+def test_public_files_are_read(name, count, sizes, shared_data):
+  items = choices.read(shared_data / f'{name}.jsonl')
+  assert len(items) == count and {len(item.choices) for item in items} == sizes
+
+
+@pytest.mark.parametrize(
   'line, message',
   [
     ('{"query": "a", "choices": ["b", "c"]}', "line 2 .*KeyError 'gold'"),

@@ -76,6 +76,12 @@ def test_samples_are_judged_beside_real_text(trained, tmp_path):
   assert record['mauve'] is None and 'at least 100' in record['refused']
   assert record['judge_perplexity'] == pytest.approx(np.exp(record['judge_nats']))
   assert record['real_judge_nats'] > 0 and record['controls'] == {}
+  (one,), (many,), (again,) = (
+    evaluate.judge(model, [str(out)], judge, batch_size=size) for size in (1, 16, 16)
+  )
+  assert many == again
+  for name in ('judge_nats', 'stderr', 'real_judge_nats', 'entropy'):
+    assert one[name] == pytest.approx(many[name], rel=1e-5)
   for said in ('network in float32', 'at least 100', f'{record["judge_perplexity"]:.3f}'):
     assert said in table
 

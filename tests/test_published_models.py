@@ -14,7 +14,7 @@ from conftest import ROOT, small_config
 import ardiff_jax
 from ardiff_jax.checkpoints import convert, files, layouts
 from ardiff_jax.errors import UserError
-from ardiff_jax.evaluate import evaluate
+from ardiff_jax.evaluate import evaluate, judge
 from ardiff_jax.training.loop import train
 
 # of config.model, what the README says a run that starts from each has to set
@@ -138,6 +138,14 @@ def test_every_layout_goes_in_samples_and_comes_out_the_same(layout, shared_data
   if layout != 'gpt2':
     (refined,) = model.refine('Hello world, hello', prompt='Hello', strength=0.9, steps=2)
     assert len(refined.token_ids) == len(refined.draft_ids) and refined.changed > 0
+  else:  # it judges texts, too
+    out, real = tmp_path / 'out.jsonl', tmp_path / 'real.txt'
+    out.write_text(3 * (json.dumps({'text': 'x', 'token_ids': sample.token_ids}) + '\n'))
+    real.write_text('Hello world, hello. ' * 30)
+    (record,) = judge(workdir, [str(out)], workdir, str(real))
+    tokens = np.array([sample.token_ids])
+    nats = model.sequence_nats(tokens, np.ones(tokens.shape, bool), num_samples=None, seed=0)
+    assert record['judge_nats'] == pytest.approx(float(nats[0]) / 16, rel=1e-5)
   assert convert.export_file(workdir, tmp_path / 'again.safetensors') == layout
   with (
     safetensors.safe_open(source, 'numpy') as old,

@@ -111,6 +111,13 @@ def test_several_settings_of_a_method_have_a_row_each():
   assert rows[2][1] == '**≤ 2.72**'
 
 
+def test_rows_are_in_the_order_of_the_paper():
+  names = 'Transformer', 'SEDD', 'MDLM', 'BD3-LM', 'γ-hybrid', 'ε-hybrid'
+  text = table1.to_markdown([scored(name) for name in sorted(names)])
+  for table in (0, 1):
+    assert [row[0] for row in cells(text, table)[1:]] == [*names]
+
+
 def test_groups_have_tables_of_their_own():
   records = [scored('MDLM', nats=1.0), scored('MDLM', nats=2.0, group='other')]
   text = table1.to_markdown(records)

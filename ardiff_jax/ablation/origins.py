@@ -26,8 +26,10 @@ class Origin(NamedTuple):
 
 def note(directory: pathlib.Path) -> None:
   """Adds a line: this command, the commit of this code, this machine and the time."""
+  folder = os.environ.get('ARDIFF_DATA')  # of the sets of text
   start = {
-    'command': shlex.join(['python', *sys.orig_argv[1:]]),
+    'command': (f'ARDIFF_DATA={shlex.quote(folder)} ' if folder else '')
+    + shlex.join(['python', *sys.orig_argv[1:]]),
     'commit': _commit(),
     'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, '
     f'{jax.device_count()} x {jax.devices()[0].device_kind}',

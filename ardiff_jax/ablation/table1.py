@@ -19,6 +19,8 @@ from ardiff_jax.ablation import records as lib
 from ardiff_jax.ablation.records import Record
 from ardiff_jax.evaluation import sets
 
+_ORDER = 'Transformer', 'SEDD', 'MDLM', 'BD3-LM', 'γ-hybrid', 'ε-hybrid'  # of the paper's rows
+
 _PUBLISHED = """\
 ## Published, for orientation only: other models, other data, 524 B tokens of \
 OpenWebText, GPT-2 tokens; not comparable with the figures above
@@ -61,9 +63,10 @@ class Cell(NamedTuple):
 def to_markdown(records: Sequence[Record]) -> str:
   """Returns tables of perplexities, bits per byte and released rates, and what was published.
 
-  Rows are methods and columns sets of text, in the order in which they first come; what has only
-  failed is an empty cell. In bold is the lowest upper bound of a column: the figures of diffusion
-  models are bounds, those of the models that they are held against are exact.
+  Rows are methods and columns sets of text, in the order in which they first come, but the paper's
+  methods in its own; what has only failed is an empty cell. In bold is the lowest upper bound of a
+  column: the figures of diffusion models are bounds, those of the models that they are held against
+  are exact.
 
   Args:
     records: each method, setting and seed once. Those of the tasks 'perplexity' and 'released'
@@ -113,7 +116,8 @@ def _rows(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
     varied = markdown.named({axis: settings.get(axis) for axis in axes})
     title = f'{record["name"]}, {varied}' if varied else record['name']
     rows.setdefault(title, {}).setdefault(settings['data'], []).append(record)
-  return rows
+  place = lambda title: _ORDER.index(title) if title in _ORDER else -1  # noqa: E731
+  return dict(sorted(rows.items(), key=lambda row: place(row[0])))
 
 
 def _cell(records: Sequence[Record]) -> Cell | None:

@@ -1,20 +1,22 @@
 """Six methods on five sets of text they were not trained on, as in table 1 of HDLM (2504.06416).
 
-  python -m ardiff_jax.ablate --sweep=configs/sweeps/table1.py --workdir=runs/table1 \\
-    --sweep.common.data.source=train.txt --sweep.common.data.valid_source=valid.txt
+  python -m ardiff_jax.ablate  --sweep=configs/sweeps/table1.py --workdir=runs/table1
   python -m ardiff_jax.figures --sweep=runs/table1 --out=figures
 
 The same tokens, batches and network for all: what differs is noise, hyperschedule and objective.
 No network is told the noise level, and all predict the next token. Bounds are of 1,024 levels, for
 fewer make them looser. Then all write texts at several temperatures, to be judged.
 `--sweep=configs/sweeps/table1.py:400` trains for 400 updates instead of 600. The sets lie in
-$ARDIFF_DATA, see `ardiff_jax/evaluation/sets.py`.
+$ARDIFF_DATA, see `ardiff_jax/evaluation/sets.py`, as do the English novels that all are trained on;
+`--sweep.common.data.source=FILE --sweep.common.data.valid_source=FILE` takes other text.
 """
 
 from ml_collections import ConfigDict
 
+from ardiff_jax.evaluation import sets
 from configs.sweeps import base
 
+_NOVELS = sets.FOLDER / 'eltec_eng'
 _SETS = ('valid', 'wikitext', 'lambada', 'pubmed', 'arxiv')
 
 # By title: the config, and how it writes.
@@ -34,7 +36,7 @@ def get_config(updates: str = '600') -> ConfigDict:
   c.seeds = (0, 1)
   c.common = ConfigDict(
     {
-      'data': {'source': 'builtin', 'valid_source': ''},
+      'data': {'source': str(_NOVELS / 'train.txt'), 'valid_source': str(_NOVELS / 'valid.txt')},
       'denoiser': {'alignment': 'shifted'},
       'hyperschedule': {'num_levels': 1024},
       'model': {'conditioning': 'none'},
