@@ -140,7 +140,7 @@ def test_every_layout_goes_in_samples_and_comes_out_the_same(layout, shared_data
     assert len(refined.token_ids) == len(refined.draft_ids) and refined.changed > 0
   else:  # it judges texts, too
     out, real = tmp_path / 'out.jsonl', tmp_path / 'real.txt'
-    out.write_text(3 * (json.dumps({'text': 'x', 'token_ids': sample.token_ids}) + '\n'))
+    out.write_text(3 * (json.dumps({'text': sample.text, 'token_ids': sample.token_ids}) + '\n'))
     real.write_text('Hello world, hello. ' * 30)
     (record,) = judge(workdir, [str(out)], workdir, str(real))
     tokens = np.array([sample.token_ids])
