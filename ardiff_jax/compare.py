@@ -27,7 +27,7 @@ _JUDGE = flags.DEFINE_string('judge', None, 'Directory of an autoregressive run 
 _SAMPLERS = flags.DEFINE_list('samplers', ['ancestral', 'acs'], 'Names, see the README.')
 _STEPS = flags.DEFINE_list('steps', ['16', '64', '256'], 'Noise levels a token passes.')
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Repetitions, for standard errors.', lower_bound=2)
-_NUM_SAMPLES = flags.DEFINE_integer('num_samples', 32, 'Texts a repetition.', lower_bound=1)
+_NUM_SAMPLES = flags.DEFINE_integer('num_samples', 32, 'Texts a repetition.', lower_bound=2)
 _CORRUPTED = flags.DEFINE_float('corrupted', 0.15, 'Share of tokens replaced for the repair.')
 
 _COLUMNS = {  # of the table: title, figures after the point
@@ -35,6 +35,9 @@ _COLUMNS = {  # of the table: title, figures after the point
   'entropy': ('entropy', 3),
   'distinct_1': ('distinct-1', 3),
   'distinct_2': ('distinct-2', 3),
+  'distinct_3': ('distinct-3', 3),
+  'self_bleu': ('self-BLEU', 3),
+  'repetition': ('rep-4', 3),
   'redraws': ('redraws', 1),
   'network_calls': ('calls', 0),
   'tokens_per_second': ('tokens/s', 0),
@@ -132,6 +135,7 @@ def compare(
         'seeds': seeds,
         'num_samples': num_samples,
         'corrupted': corrupted,
+        'dtype': model.config.model.dtype,
         **{name: float(np.mean(value)) for name, value in values.items()},
         'stderr': {name: float(np.std(x, ddof=1) / seeds**0.5) for name, x in values.items()},
         'judge': str(judge_directory),
@@ -156,6 +160,7 @@ def format_table(records: Sequence[dict[str, Any]]) -> str:
       for name, (_, digits) in _COLUMNS.items()
     ]
     lines.append(f'| {record["sampler"]} | {record["steps"] or ""} | ' + ' | '.join(cells) + ' |')
+  lines += ['', f'Network in {records[0]["dtype"]}; draws in float32.']
   return '\n'.join(lines)
 
 
@@ -177,9 +182,9 @@ def _measure(model, judge, settings, originals, seed, corrupted) -> dict[str, fl
   return {
     'judge_nats': float(reading.nats(judge, tokens).mean()),
     'entropy': float(np.mean([sample.entropy for sample in samples])),
-    'distinct_1': measures.distinct(tokens, 1),
-    'distinct_2': measures.distinct(tokens, 2),
-    'distinct_3': measures.distinct(tokens, 3),
+    **{f'distinct_{n}': measures.distinct(tokens, n) for n in (1, 2, 3)},
+    'self_bleu': measures.self_bleu(tokens),
+    'repetition': measures.repetition(tokens),
     'redraws': float(np.mean([sample.redraws for sample in samples])),
     'network_calls': samples[0].network_calls,
     'tokens_per_second': tokens.size / samples[0].seconds,

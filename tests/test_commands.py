@@ -326,13 +326,16 @@ def test_samplers_are_compared(text_file, tmp_path):
   workdir, judge = tmp_path / 'epsilon_hybrid', tmp_path / 'ar'
   settings = ['--samplers=ancestral,acs', '--steps=2,4', '--seeds=2', '--num_samples=2']
   result = succeed('compare', f'--workdir={workdir}', f'--judge={judge}', *settings)
-  rows = [line.split('|') for line in result.stdout.splitlines()]
+  *table, blank, precision = result.stdout.splitlines()
+  assert (blank, precision) == ('', 'Network in float32; draws in float32.')
+  rows = [line.split('|') for line in table]
   assert [(row[1].strip(), int(row[2])) for row in rows[2:]] == [
     *(('ancestral', 2), ('ancestral', 4), ('acs', 2), ('acs', 4))
   ]
   assert len({len(row) for row in rows}) == 1
   for record in records(workdir / 'compare.jsonl'):
     assert record['judge_nats'] > 0 and record['entropy'] > 0 and 0 < record['distinct_3'] <= 1
+    assert 0 <= record['self_bleu'] <= 1 and 0 <= record['repetition'] <= 1
     assert record['network_calls'] > 0 and record['tokens_per_second'] > 0
     assert set(record['stderr']) <= set(record)
     if record['sampler'] == 'ancestral':
