@@ -9,7 +9,7 @@ from conftest import small_config
 
 from ardiff_jax import evaluate
 from ardiff_jax.errors import UserError
-from ardiff_jax.evaluation import tables
+from ardiff_jax.evaluation import sets, tables
 from ardiff_jax.training.loop import train
 
 
@@ -52,10 +52,10 @@ def test_bounds_do_not_depend_on_the_batch_size(name, trained):
 
 
 def test_what_a_file_of_ones_own_is_taken_to_be_stands_beside_its_figure():
-  record = dict(kind='exact', stderr=None, tokens=9, tokenizer='byte', bytes=9, law='', note='')
+  record = dict(kind='exact', stderr=None, tokens=9, tokenizer='byte', bytes=9, law='')
   record |= dict(perplexity=2.0, nll_per_token=0.7, process='', bits_per_byte=1.0, baselines={})
   printed = [
-    tables.of_likelihoods([record | {'data': data}]).splitlines()[1]
+    tables.of_likelihoods([record | {'data': data, 'note': sets.note(data)}]).splitlines()[1]
     for data in ('pubmed:a.txt', 'ag_news:a.csv', 'a.txt')
   ]
   assert 'tokens of scientific_papers stay as is' in printed[0]
