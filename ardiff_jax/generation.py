@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -243,10 +243,13 @@ def refine_latents(
   given: np.ndarray,
   seeds: Sequence[int],
   kind: str,
-  scales: Mapping[str, float],
+  *,
+  prompt_scale: float,
+  guidance_scale: float,
+  clamp: float,
 ) -> tuple[np.ndarray, np.ndarray, int]:
   """Returns tokens, gain and network calls of `sampling.latents.refine`, of int32[N, L] and
-  bool[N, L]; `scales` are of its two conditions."""
+  bool[N, L]; the others are its arguments."""
   keys = _keys(np.asarray(seeds, np.uint32), np.zeros(len(seeds), np.uint32), purpose='latents')
   with mesh_lib.use(mesh):
     tokens, given, keys = mesh_lib.place_whole(mesh, (tokens, given, keys))
@@ -257,9 +260,11 @@ def refine_latents(
       tokens,
       given,
       keys,
+      prompt_scale=prompt_scale,
+      guidance_scale=guidance_scale,
+      clamp=clamp,
       kind=kind,
-      is_plain=all(scale == 1.0 for scale in scales.values()),
-      **scales,
+      looks=tuple(x != 0.0 for x in latents.mixture(prompt_scale, guidance_scale)),
     )
   result = jax.device_get(result)
   return result.tokens, result.gain, int(result.network_calls)
@@ -378,7 +383,7 @@ def _keys(seeds: jax.Array, numbers: jax.Array, purpose: str) -> jax.Array:
   return jax.vmap(one)(seeds, numbers)
 
 
-_refine_latents = jax.jit(latents.refine, static_argnames=('denoise', 'kind', 'is_plain'))
+_refine_latents = jax.jit(latents.refine, static_argnames=('denoise', 'kind', 'looks'))
 _generate = jax.jit(
   generate, static_argnames=('denoise', 'process', 'stop_id', 'use_cache', 'trace')
 )

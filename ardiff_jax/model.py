@@ -218,7 +218,7 @@ class Model:
     """Edits drafts in place, of whatever origin: what comes later can mend what came before.
 
     Refiner 'token' noises the draft to time `strength` with the model's own noise and samples from
-    there; 'gate' is sampler revision, which overwrites only what is doubted at least 1 - strength;
+    there; 'gate' is sampler revision with both thresholds of doubt at 1 - strength;
     'latent' is 'token' for models of latents, whose noise is Gaussian.
     At strength 0 nothing changes. A draft that is too long is refused, none is cut. Every new
     length of prompt and draft compiles once.
@@ -236,7 +236,8 @@ class Model:
       seed: of all draws; a draft's do not depend on those beside it, but on its number.
       **sampling: of `sample`: sampler, steps, revision, temperature, own_chain, top_k, ...; of
         refiner 'latent' sampler (one of `sampling.latents.KINDS`), steps, hyperschedule,
-        prompt_scale and guidance_scale, the weights of both conditions.
+        prompt_scale and guidance_scale, the weights of both conditions, and clamp, the time up to
+        which estimates become tokens.
 
     Raises:
       UserError: an empty draft, one that does not fit, or a value out of range.

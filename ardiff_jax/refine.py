@@ -3,11 +3,11 @@
   python -m ardiff_jax.refine --workdir=DIR --draft=TEXT_OR_@FILE | --drafter=DIR [--draft_tokens=N]
     [--prompt=TEXT] [--guidance=TEXT]
     [--refiner=token|gate|latent] [--strength=0.4] [--budget=0.2] [--sampler=acs] [--steps=64]
-    [--temperature=1.0] [--prompt_scale=1] [--guidance_scale=1] [--judge=DIR] [--seed=0]
-    [--out=FILE.jsonl]
+    [--temperature=1.0] [--prompt_scale=1] [--guidance_scale=1] [--clamp=0.3] [--judge=DIR]
+    [--seed=0] [--out=FILE.jsonl]
 
 Prints the refined text and nothing else; what changed, word by word, goes to standard error, and a
-line per draft to DIR/refined.jsonl, or to --out.
+line per draft to DIR/refined.jsonl, which DIR/report.html shows, or to --out.
 """
 
 import dataclasses
@@ -36,6 +36,9 @@ _STEPS = flags.DEFINE_integer('steps', None, 'Noise levels from 1 to 0; looks of
 _TEMPERATURE = flags.DEFINE_float('temperature', None, 'Divides the logits.', lower_bound=0.0)
 _PROMPT_SCALE = flags.DEFINE_float('prompt_scale', None, 'Pull of the prompt, of refiner latent.')
 _GUIDANCE_SCALE = flags.DEFINE_float('guidance_scale', None, 'Likewise, of the guidance.')
+_CLAMP = flags.DEFINE_float(
+  'clamp', None, 'Time up to which an estimate becomes a token, of refiner latent; 0 for never.'
+)
 _JUDGE = flags.DEFINE_string('judge', None, 'Directory of a model that measures both texts.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of all random draws.', lower_bound=0)
 _OUT = flags.DEFINE_string('out', None, 'JSON-lines file instead of DIR/refined.jsonl.')
@@ -52,7 +55,7 @@ def main() -> None:
     raise UserError(f'--out={out}: there is no folder {out.parent}')
 
   import ardiff_jax
-  from ardiff_jax import refinement
+  from ardiff_jax import refinement, report
 
   model = ardiff_jax.load(directory)
   judge = ardiff_jax.load(_JUDGE.value) if _JUDGE.value else None
@@ -61,7 +64,11 @@ def main() -> None:
     draft = refinement.drafted(
       model, drafter, judge, _PROMPT.value, _GUIDANCE.value, _DRAFT_TOKENS.value, _SEED.value
     )
-  scales = {'prompt_scale': _PROMPT_SCALE.value, 'guidance_scale': _GUIDANCE_SCALE.value}
+  of_latents = {
+    'prompt_scale': _PROMPT_SCALE.value,
+    'guidance_scale': _GUIDANCE_SCALE.value,
+    'clamp': _CLAMP.value,
+  }
   (refined,) = model.refine(
     draft,
     prompt=_PROMPT.value,
@@ -74,11 +81,13 @@ def main() -> None:
     sampler=_SAMPLER.value,
     steps=_STEPS.value,
     temperature=_TEMPERATURE.value,
-    **{name: value for name, value in scales.items() if value is not None},
+    **{name: value for name, value in of_latents.items() if value is not None},
   )
   print(refined.text, flush=True)  # first: whatever fails from here on, it is not lost
   given = {'prompt': _PROMPT.value, 'guidance': _GUIDANCE.value, 'step': model.step}
   workdir.append(out, [dataclasses.asdict(refined) | given])
+  if not _OUT.value:
+    report.write(directory)
   print(refinement.marked(refined.draft, refined.text), file=sys.stderr)
   judged = ''
   if judge is not None:

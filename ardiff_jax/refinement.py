@@ -32,7 +32,8 @@ REFINERS = ('token', 'gate', 'latent')
 Text = str | np.ndarray  # or its ids, int[n]
 
 _MENDING = 'acs', 'acs_confidence'  # of an ε-hybrid's samplers
-_OF_LATENTS = 'sampler', 'steps', 'hyperschedule', 'prompt_scale', 'guidance_scale'
+_SCALES = 'prompt_scale', 'guidance_scale'
+_OF_LATENTS = 'sampler', 'steps', 'hyperschedule', *_SCALES, 'clamp'
 _WORDS = re.compile(r'\s+|\w+|[^\w\s]')
 
 
@@ -96,6 +97,10 @@ def canvas(tokenizer: Tokenizer, draft: Text, prompt: Text, guidance: Text, long
   ids, before, asked = (_ids(tokenizer, text) for text in (draft, prompt, guidance))
   if not ids:
     raise UserError('the draft is empty: there is nothing to refine')
+  if unknown := [x for x in (*asked, *before, *ids) if not 0 <= x < tokenizer.vocab_size]:
+    raise UserError(
+      f'{unknown[0]} is no token: the vocabulary has ids from 0 to {tokenizer.vocab_size - 1}'
+    )
   if asked:
     before = [*asked, tokenizer.eos_id, tokenizer.eos_id, *before]
   if len(before) + len(ids) > longest:
@@ -240,9 +245,14 @@ def refine(
     refiner = 'latent' if model.method.is_latent else 'token'
   if refiner not in REFINERS:
     raise UserError(f'refiner must be one of {", ".join(REFINERS)}, got {refiner!r}')
-  for name, value in (('strength', strength), ('budget', budget)):
+  for name, value in (('strength', strength), ('budget', budget), ('clamp', sampling.get('clamp'))):
     if value is not None and not 0.0 <= value <= 1.0:
       raise UserError(f'{name} must be in [0, 1], got {value}')
+  for name in _SCALES:
+    if not math.isfinite(sampling.get(name) or 0.0):
+      raise UserError(f'{name} must be a finite number, got {sampling[name]}')
+  if (steps := sampling.get('steps')) is not None and steps < 1:
+    raise UserError(f'steps must be at least 1, got {steps}')
   if batch_size is not None and batch_size < 1:
     raise UserError(f'batch_size must be at least 1, got {batch_size}')
   if not 0 <= seed < 2**32:
@@ -342,8 +352,8 @@ def _rewrite(
   """Returns int32[N, L], canvases of one length rewritten; float32[N, L], their gain, None if that
   is not known; and the calls of the network."""
   tokens, given = _stack(canvases)
-  if scales := sorted({'prompt_scale', 'guidance_scale'} & set(settings)):
-    raise UserError(f'{", ".join(scales)} are settings of refiner latent')
+  if others := sorted({*_SCALES, 'clamp'} & set(settings)):
+    raise UserError(f'{", ".join(others)} are settings of refiner latent')
   name = settings.get('sampler') or model.config.sampling.sampler
   samplers.named(name)
   if refiner == 'token' and not _mends(model.method.process, name, settings):
@@ -360,7 +370,7 @@ def _rewrite(
     samples = model.sample(len(tokens), **common, draft=tokens, **settings)
   else:
     asked = settings.pop('steps', None)
-    steps = asked or model.config.sampling.steps
+    steps = model.config.sampling.steps if asked is None else asked
     other = settings.pop('hyperschedule', None)
     if other is not None and asked is not None:
       raise UserError('steps and hyperschedule: give one; num_levels of the latter is the steps')
@@ -383,7 +393,7 @@ def _rewrite(
 
 
 def _mends(process: Process, sampler: str, settings: Mapping[str, Any]) -> bool:
-  """Whether a sampler gets rid of the wrong tokens with which a process noises a draft: chains on
+  """Whether a sampler can redraw the wrong tokens with which a process noises a draft: chains on
   masks, as those on which an ε-hybrid generates, take visible tokens for right."""
   if not isinstance(process, EpsilonHybrid) or not process.resamples:
     return True
@@ -416,10 +426,13 @@ def _rewrite_latents(
     rows = method_lib.make_hyperschedule(model.config, steps, length)
   elif isinstance(rows, str):
     rows = method_lib.parse_hyperschedule(rows, length)
+  elif rows.length != length:
+    raise UserError(f'the hyperschedule has {rows.length} positions, and the text {length}')
   rows = dataclasses.replace(rows, last_time=strength)
-  scales = {name: float(settings.get(name, 1.0)) for name in ('prompt_scale', 'guidance_scale')}
   return generation.refine_latents(
-    model.method, model.params, model.mesh, rows, tokens, given, seeds, kind, scales
+    *(model.method, model.params, model.mesh, rows, tokens, given, seeds, kind),
+    **{name: float(settings.get(name, 1.0)) for name in _SCALES},
+    clamp=float(settings.get('clamp', 0.0)),
   )
 
 

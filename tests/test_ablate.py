@@ -257,7 +257,9 @@ def test_task_of_refinements(tmp_path):
     settings, metrics = record['settings'], record['metrics']
     found[settings['asked'], settings.get('strength'), settings.get('most_calls')] = metrics
     assert 0 < metrics['texts'] <= 12
-    assert ('success' in metrics) != ('fixed' in metrics)
+    assert ('success' in metrics) == (settings['asked'] != 'refine')
+    # the drafter alone has not seen what is to be fixed
+    assert ('fixed' in metrics) == (settings['asked'] == 'refine' and record['name'] != 'alone')
     drafted = settings['asked'] == 'control' and record['name'] != 'alone'
     assert metrics['draft_calls'] == (48 if drafted else 0)
     assert metrics['seconds'] > metrics['draft_seconds'] >= 0

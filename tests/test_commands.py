@@ -36,7 +36,11 @@ def losses(workdir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'name', ['ar', 'mdlm', 'epsilon_hybrid', 'slide', 'sedd', 'gamma_hybrid', 'bd3lm', 'a3', 'adapt']
+  'name',
+  [
+    *('ar', 'mdlm', 'epsilon_hybrid', 'slide', 'sedd', 'gamma_hybrid', 'bd3lm', 'a3', 'adapt'),
+    'draft_refine',  # its rows have no bits per byte
+  ],
 )
 def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
   """Two steps of the shipped tiny config, through all commands, with a trained vocabulary."""
@@ -51,6 +55,7 @@ def test_every_config_trains_evaluates_and_samples(name, text_file, tmp_path):
   )
   assert 'Total:' in trained.stderr and trained.stdout == ''
   assert set(losses(workdir)) == {2}
+  assert (workdir / 'report.html').exists()
   assert list((workdir / 'tensorboard').iterdir())
 
   table = succeed('evaluate', f'--workdir={workdir}', f'--data=valid,{text_file}').stdout

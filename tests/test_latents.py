@@ -167,7 +167,7 @@ def test_a_step_keeps_the_noise_of_ddim_and_draws_the_posterior_of_ancestral():
   np.testing.assert_allclose(joint, alpha / alpha_s * sigma_s**2, atol=0.01)
 
 
-def reference(schedule, kind, prompt_scale, guidance_scale):
+def reference(schedule, kind, prompt_scale, guidance_scale, clamp):
   """The loop in numpy, of flat or staggered rows alike."""
   tokens, given = canvases()
   segment = np.asarray(DENOISE.segments(tokens, given))
@@ -192,17 +192,19 @@ def reference(schedule, kind, prompt_scale, guidance_scale):
       )
     neither, one, both = found
     before = neither + prompt_scale * (one - neither) + guidance_scale * (both - one)
+    nearest = DENOISE.encode(params(), DENOISE.round(params(), before).argmax(axis=-1))
+    before = np.where((time[s] <= clamp)[None, :, None], nearest, before)
     now, then = (jnp.asarray(time[s + i], jnp.float32)[None, :, None] for i in (0, 1))
     new = np.asarray(sampling.step_to(z, before, now, then, noise('step', s), kind))
     z = np.where((time[s] > time[s + 1])[None, :, None] & ~fixed, new, z)
   return z
 
 
-@pytest.mark.parametrize('kind', sampling.KINDS)
+@pytest.mark.parametrize('kind, clamp', [('ddim', 0.0), ('ddim', 0.6), ('ancestral', 0.0)])
 @pytest.mark.parametrize('schedule', [flat(L, 4), block(L, 2, 3)], ids=lambda x: x.name)
-def test_scan_is_a_numpy_loop(schedule, kind):
-  expected = reference(schedule, kind, 0.5, 2.0)
-  result = refine(schedule, kind=kind, prompt_scale=0.5, guidance_scale=2.0)
+def test_scan_is_a_numpy_loop(schedule, kind, clamp):
+  expected = reference(schedule, kind, 0.5, 2.0, clamp)
+  result = refine(schedule, kind=kind, prompt_scale=0.5, guidance_scale=2.0, clamp=clamp)
   np.testing.assert_allclose(result.latents, expected, atol=2e-4)
   tokens, given = canvases()
   assert result.tokens.dtype == jnp.int32
@@ -216,8 +218,9 @@ def test_scan_is_a_numpy_loop(schedule, kind):
 
 def test_scales_of_one_are_the_plain_condition_and_of_nought_none():
   schedule = flat(L, 3)
-  plain = refine(schedule, is_plain=True)
+  plain = refine(schedule, looks=(False, False, True))
   np.testing.assert_allclose(plain.latents, refine(schedule).latents, atol=1e-4)
+  assert (plain.network_calls, refine(schedule).network_calls) == (3, 9)
   tokens, given = canvases()
   other = jnp.where(given & (tokens != EOS), tokens % (V - 1) + 1, tokens)
   free = [
@@ -229,6 +232,31 @@ def test_scales_of_one_are_the_plain_condition_and_of_nought_none():
   assert jnp.abs(asked[0] - asked[1]).max() > 1e-3
   prompted = refine(schedule, prompt_scale=1.0, guidance_scale=0.0).latents[:, 4:]
   assert jnp.abs(prompted - asked[0]).max() > 1e-4 and jnp.abs(prompted - free[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+  'scales, looks',
+  [
+    ((1.0, 3.0), (False, True, True)),  # guidance alone is pulled at
+    ((3.0, 3.0), (True, False, True)),
+    ((2.0, 0.0), (True, True, False)),
+    ((1.0, 0.0), (False, True, False)),
+  ],
+)
+def test_what_cancels_is_not_looked_at(scales, looks):
+  assert tuple(weight != 0.0 for weight in sampling.mixture(*scales)) == looks
+  scales = dict(zip(('prompt_scale', 'guidance_scale'), scales, strict=True))
+  few, all_three = (refine(flat(L, 3), **scales, **x) for x in (dict(looks=looks), {}))
+  np.testing.assert_allclose(few.latents, all_three.latents, atol=2e-4)
+  assert few.network_calls == 3 * sum(looks)
+
+
+def test_clamped_estimates_are_latents_of_tokens():
+  free, clamped = (refine(flat(L, 3), clamp=clamp) for clamp in (0.0, 1.0))
+  _, given = canvases()
+  for result, is_near in ((free, False), (clamped, True)):
+    nearest = DENOISE.encode(params(), result.tokens)
+    assert (float(jnp.abs(result.latents - nearest)[~given].max()) < 1e-5) == is_near
 
 
 def test_a_text_depends_on_its_own_key_alone():
@@ -267,7 +295,7 @@ def test_drift_grows_with_the_noise():
     schedule = dataclasses.replace(flat(L, 4), last_time=last_time)
     denoise = Nearest(DENOISE.network, EOS)
     arguments = params(), schedule, tokens, given, keys(200)
-    result = sampling.refine(denoise, *arguments, is_plain=True)
+    result = sampling.refine(denoise, *arguments, looks=(False, False, True))
     shares.append(float((result.tokens != tokens)[~given].mean()))
   assert shares[0] == 0.0 and sorted(shares) == shares and shares[1] < shares[2] < shares[3]
   np.testing.assert_allclose(shares[3], 1.0 - 1.0 / V, atol=0.06)
@@ -387,10 +415,13 @@ def test_refiner_of_latents_edits_drafts(models):
   (plain,) = wild.refine(DRAFT, strength=1.0, **common)
   pulled = [
     wild.refine(DRAFT, strength=1.0, **common, **scales)[0]
-    for scales in (dict(prompt_scale=5.0), dict(guidance_scale=5.0), dict(sampler='ancestral'))
+    for scales in (
+      *(dict(prompt_scale=5.0), dict(guidance_scale=5.0)),
+      *(dict(sampler='ancestral'), dict(clamp=0.9)),
+    )
   ]
-  assert len({plain.text, *(x.text for x in pulled)}) == 4
-  assert [x.network_calls for x in pulled] == [24, 24, 8]
+  assert len({plain.text, *(x.text for x in pulled)}) == 5
+  assert [x.network_calls for x in pulled] == [24, 16, 8, 8]
 
 
 @pytest.mark.parametrize(
@@ -401,6 +432,12 @@ def test_refiner_of_latents_edits_drafts(models):
     ('mdlm', dict(guidance_scale=2.0), 'guidance_scale are settings of refiner latent'),
     ('latent_refiner', dict(temperature=0.5), 'does not know temperature'),
     ('latent_refiner', dict(steps=2, hyperschedule='flat,num_levels=2'), 'give one'),
+    ('latent_refiner', dict(steps=0), 'steps must be at least 1, got 0'),
+    ('latent_refiner', dict(guidance_scale=float('nan')), 'guidance_scale must be a finite number'),
+    ('latent_refiner', dict(prompt_scale=float('inf')), 'prompt_scale must be a finite number'),
+    ('latent_refiner', dict(clamp=1.5), r'clamp must be in \[0, 1\], got 1.5'),
+    ('mdlm', dict(clamp=0.5), 'clamp are settings of refiner latent'),
+    ('latent_refiner', dict(hyperschedule=flat(9, 2)), 'has 9 positions, and the text 14'),
     ('latent_refiner', dict(sampler='acs', strength=0.0), 'must be one of ddim'),
     ('latent_refiner', dict(sampler='acs'), 'must be one of ddim, ancestral'),
   ],
@@ -414,12 +451,15 @@ def test_what_does_not_go_together_is_refused(models, name, settings, message):
 def test_commands_train_a_latent_refiner_and_refine_with_it(models, tmp_path):
   directory = models.directory('latent_refiner')
   page = report.write(directory).read_text()  # without a likelihood
-  assert 'latent_diffusion' in page
+  assert 'latent_diffusion' in page and 'Gaussian noise of latents' in page
+  assert 'ardiff_jax.refine --workdir' in page
+  assert not any(f'ardiff_jax.{command}' in page for command in ('evaluate', 'sample'))
   records = [x for x in workdir.read_lines(directory / 'metrics.jsonl') if x['split'] == 'valid']
   assert all(x['round_trip'] > 0.999 and 0 < x['latent_error'] < 1.5 for x in records)
   assert all(0.0 <= x['latent_reading'] <= 1.0 for x in records)
   flags = f'--workdir={directory}', f'--draft={DRAFT}', f'--out={tmp_path}/out.jsonl'
-  refined = succeed('refine', *flags, '--strength=0.5', '--guidance=fix', '--guidance_scale=2')
+  how = '--strength=0.5', '--guidance=fix', '--guidance_scale=2', '--clamp=0.2'
+  refined = succeed('refine', *flags, *how)
   (record,) = workdir.read_lines(tmp_path / 'out.jsonl')
   assert refined.stdout == record['text'] + '\n' and record['refiner'] == 'latent'
   for command in ('evaluate', 'sample'):

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from ardiff_jax import method as method_lib
-from ardiff_jax import noise, refinement
+from ardiff_jax import noise, refinement, report
 from ardiff_jax.data.tokenizers import ByteTokenizer
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import flat
@@ -237,6 +237,8 @@ def _nats(judge, ids):
     ('mdlm', {'refiner': 'pen'}, 'refiner must be one of token, gate'),
     ('mdlm', {'strength': 1.5}, r'strength must be in \[0, 1\], got 1.5'),
     ('mdlm', {'seed': -1}, 'seed must be from 0'),
+    ('mdlm', {'steps': 0}, 'steps must be at least 1, got 0'),
+    ('mdlm', {'prompt': np.array([300])}, '300 is no token: the vocabulary has ids from 0 to 25'),
     ('mdlm', {'batch_size': 0}, 'batch_size must be at least 1, got 0'),
     ('mdlm', {'budget': -1}, r'budget must be in \[0, 1\]'),
     ('mdlm', {'refiner': 'gate'}, 'trained on other noise'),
@@ -327,6 +329,22 @@ def test_a_draft_is_never_written_to_by_whatever_name(models, tmp_path):
     assert 'is the draft itself' in refused.stderr
   assert (file.read_text(), own.read_text()) == ('a draft', '{}\n')
   own.unlink()
+
+
+@pytest.mark.slow
+def test_the_report_shows_what_was_refined(models):
+  directory = models.directory('epsilon_hybrid')
+  judge = f'--judge={models.directory("ar")}'
+  asked = '--strength=1', '--prompt=so <so> ', '--guidance=be', '--budget=0.5', judge
+  succeed('refine', f'--workdir={directory}', '--draft=one <two> three four', *asked)
+  (record,) = [json.loads(x) for x in (directory / 'refined.jsonl').read_text().splitlines()]
+  page = (directory / 'report.html').read_text()
+  assert 'one &lt;two&gt; three four' in page and 'so &lt;so&gt; ' in page
+  assert record['text'] != record['draft'] and '<ins>' in page and '<del>' in page
+  assert f'{record["draft_nats"]:.3f} → {record["nats"]:.3f} nats' in page
+  (directory / 'refined.jsonl').unlink()
+  report.write(directory)
+  assert 'Refined drafts' not in (directory / 'report.html').read_text()
 
 
 @pytest.mark.slow

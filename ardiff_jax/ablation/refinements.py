@@ -10,9 +10,11 @@ By `asked` of the settings,
   neutralise  the true continuation, to be rewritten in another gender; those in it are left out
 
 Refiner 'ar' of the run is the drafter alone, which writes behind the same guidance; its calls are
-all there are, while a refiner's come on top of those of its draft. With `most_calls` of the
-settings all try anew while that many calls last, and keep the text that is as asked and that the
-drafter finds likeliest. (To ask it is a call more a try, but for its own texts, of which it knew.)
+all there are, while a refiner's come on top of those of its draft, which the drafter alone never
+sees. With `most_calls` of the settings all try anew while that many calls last, and keep the text
+that is as asked and that the drafter finds likeliest. (To ask it is a call more a try, but for its
+own texts, of which it knew.) A call is of a cached token in the drafter and of a whole canvas in a
+refiner: `seconds` tell what they cost.
 """
 
 import time
@@ -111,7 +113,7 @@ def refine(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dic
       for guidance, text in zip(drafts.guidance, after, strict=True)
     ]
     metrics['success'] = np.mean(held)
-  if drafts.right is not None:
+  if drafts.right is not None and not alone:
     result = measures.repair(drafts.right, drafts.draft, after)
     metrics |= {'fixed': result.fixed.mean(), 'harmed': result.harmed.mean()}
   order = np.argsort(nats - before_nats, kind='stable')

@@ -30,7 +30,8 @@ class LatentDiffusion:
   2212.09412, from which alone the table learns. Positions are at the times of a random row of the
   hyperschedule. A draft is noised in place of the text, and z_0 is to be estimated all the same.
   Tokens that are not counted are given; each of guidance and prompt is hidden from one example in
-  ten, and its own estimate before from every other.
+  ten (beside the rows of `data.guided` that have none), and its own estimate before from every
+  other. Where Diffusion-LM reads at time 0 alone, what is read here is the estimate at any time.
 
   Attributes:
     latent_dim: E. Wide latents lie far apart, and little noise never changes a token.

@@ -8,12 +8,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ardiff_jax import method, paths, plots
+from ardiff_jax import method, paths, plots, refinement
 from ardiff_jax import workdir as files
 from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
 from ardiff_jax.report import traces
 
-_SAMPLES = 4  # newest shown
+_SHOWN = 4  # newest samples, and refined drafts
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -22,7 +22,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   What a run has not produced yet is named, with the command that makes it.
 
   Args:
-    workdir: has config.json, and may have metrics.jsonl, eval.jsonl and samples.jsonl.
+    workdir: has config.json, and may have metrics.jsonl, eval.jsonl, samples.jsonl and
+      refined.jsonl.
 
   Raises:
     UserError: config.json or, where there are samples, the tokenizer is missing or damaged.
@@ -30,7 +31,10 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   content = files.read(workdir)
   config = ConfigDict(content['config'])
   metrics = files.read_lines(workdir / 'metrics.jsonl')
-  samples = files.read_lines(workdir / 'samples.jsonl')[: -_SAMPLES - 1 : -1]
+  samples, refined = (
+    files.read_lines(workdir / name)[: -_SHOWN - 1 : -1]
+    for name in ('samples.jsonl', 'refined.jsonl')
+  )
   tokenizer = load_tokenizer(workdir, config.tokenizer) if samples else None
   schedule = method.make_hyperschedule(config, config.sampling.steps)
   newest = {record['data']: record for record in files.read_lines(workdir / 'eval.jsonl')}
@@ -41,6 +45,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     workdir=workdir,
     title=workdir.resolve().name,
     config=config,
+    is_latent=config.objective.name == 'latent_diffusion',
     content=content,
     config_text=json.dumps(content['config'], indent=2),
     training_schedule=method.make_hyperschedule(config).name,
@@ -51,6 +56,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     schedule_picture=_data_uri(plots.hyperschedule(schedule)),
     evaluations=[record | {'bars': _bars(record)} for record in newest.values()],
     samples=[sample | {'player': _player(sample['trace'], tokenizer)} for sample in samples],
+    refined=[one | {'edits': refinement.edits(one['draft'], one['text'])} for one in refined],
   )
   paths.write_whole(workdir / 'report.html', page)
   return workdir / 'report.html'

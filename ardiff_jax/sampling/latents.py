@@ -5,7 +5,8 @@ prompt p and the guidance g, the estimate is
 
   ẑ = ẑ(∅,∅) + s_p·(ẑ(p,∅) - ẑ(∅,∅)) + s_g·(ẑ(p,g) - ẑ(p,∅))
 
-(arXiv 2211.09800, eq. 3). A step from time t to s is DDIM's (arXiv 2010.02502, η = 0),
+(arXiv 2211.09800, eq. 3); what cancels in it is not looked at. A step from time t to s is DDIM's
+(arXiv 2010.02502, η = 0),
 
   z_s = α_s·ẑ + σ_s·(z_t - α_t·ẑ)/σ_t,
 
@@ -26,6 +27,8 @@ from ardiff_jax.models.latents import LatentDenoiser
 
 KINDS = ('ddim', 'ancestral')
 
+ALL = (True, True, True)  # of the three estimates
+
 
 class Refined(NamedTuple):
   """What a refinement gives.
@@ -34,7 +37,7 @@ class Refined(NamedTuple):
     tokens: int32[B, L].
     gain: float32[B, L], log p[new] - log p[old] of rounding.
     latents: float32[B, L, E], what was rounded.
-    network_calls: int32[], for the batch; each of three conditions counts.
+    network_calls: int32[], for the batch; each of the three estimates that is made counts.
   """
 
   tokens: jax.Array
@@ -53,8 +56,9 @@ def refine(
   *,
   prompt_scale: float | jax.Array = 1.0,
   guidance_scale: float | jax.Array = 1.0,
+  clamp: float | jax.Array = 0.0,
   kind: str = 'ddim',
-  is_plain: bool = False,
+  looks: tuple[bool, bool, bool] = ALL,
 ) -> Refined:
   """Refines drafts.
 
@@ -67,8 +71,10 @@ def refine(
     keys: typed keys [B]; a text depends on its own alone.
     prompt_scale: s_p.
     guidance_scale: s_g.
+    clamp: time up to which an estimate becomes the nearest latent of a token (arXiv 2205.14217,
+      §4.3); 0 for never.
     kind: one of KINDS, static.
-    is_plain: whether both scales are 1, which takes one pass a step and not three; static.
+    looks: which of the weights of `mixture` are not 0: so many passes a step; static.
   """
   if kind not in KINDS:
     raise ValueError(f'kind {kind!r} must be one of {", ".join(KINDS)}')
@@ -85,15 +91,21 @@ def refine(
 
   def estimate(z, before, time):
     at = jnp.broadcast_to(time, tokens.shape)
-    if is_plain:
-      return denoise.estimate(params, tokens, z, before, at, segment)
     no_guidance = jnp.where(segment == latents.GUIDANCE, latents.HIDDEN, segment)
-    neither = jnp.where(leading, latents.HIDDEN, segment)  # what is kept of a draft stays
-    three = lambda x: jnp.concatenate([x] * 3)  # noqa: E731
-    segments = jnp.concatenate([neither, no_guidance, segment])
-    every = denoise.estimate(params, three(tokens), three(z), three(before), three(at), segments)
-    nothing, of_prompt, of_both = jnp.split(every, 3)
-    return nothing + prompt_scale * (of_prompt - nothing) + guidance_scale * (of_both - of_prompt)
+    neither = jnp.where(leading, latents.HIDDEN, segment)  # what is kept further on stays
+    shown = [x for x, used in zip((neither, no_guidance, segment), looks, strict=True) if used]
+    weights = mixture(prompt_scale, guidance_scale)
+    weights = [x for x, used in zip(weights, looks, strict=True) if used]
+    each = lambda x: jnp.concatenate([x] * len(shown))  # noqa: E731
+    every = denoise.estimate(
+      params, each(tokens), each(z), each(before), each(at), jnp.concatenate(shown)
+    )
+    found = jnp.split(every, len(shown))
+    return sum(weight * one for weight, one in zip(weights, found, strict=True))
+
+  def clamped(found, time):
+    nearest = denoise.encode(params, denoise.round(params, found).argmax(axis=-1))
+    return jnp.where((time <= clamp)[..., None], nearest, found)
 
   falls_SxL = time_SxL[:-1] > time_SxL[1:]
 
@@ -101,6 +113,7 @@ def refine(
     z, before = carry
     now, then = time_SxL[step][None], time_SxL[step + 1][None]
     found = estimate(z, before, now)
+    found = jax.lax.cond((now <= clamp).any(), clamped, lambda found, _: found, found, now)
     new = step_to(z, found, now[..., None], then[..., None], noise('step', step), kind)
     moves = (falls_SxL[step][None] & ~given)[..., None]
     # a text that rests keeps its estimate too, as it would without neighbours that move
@@ -120,8 +133,13 @@ def refine(
   log_law = jax.nn.log_softmax(denoise.round(params, z))
   new = jnp.where(given, tokens, log_law.argmax(axis=-1)).astype(jnp.int32)
   at = lambda x: jnp.take_along_axis(log_law, x[..., None], axis=-1)[..., 0]  # noqa: E731
-  calls = is_look.sum() * (1 if is_plain else 3)
+  calls = is_look.sum() * sum(looks)
   return Refined(new, at(new) - at(tokens), z, calls)
+
+
+def mixture(prompt_scale: float, guidance_scale: float) -> tuple[float, float, float]:
+  """Returns what ẑ(∅,∅), ẑ(p,∅) and ẑ(p,g) weigh in the estimate."""
+  return 1.0 - prompt_scale, prompt_scale - guidance_scale, guidance_scale
 
 
 def step_to(

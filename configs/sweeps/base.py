@@ -1,6 +1,8 @@
-"""What sweeps share: entries of their models, and the number after the colon."""
+"""What sweeps share: entries of their models, text, and the number after the colon."""
 
 from ml_collections import ConfigDict
+
+from ardiff_jax.evaluation import sets
 
 
 def parse_updates(text: str) -> int:
@@ -12,6 +14,12 @@ def parse_updates(text: str) -> int:
   if not text.isdecimal() or int(text) < 12:
     raise ValueError(f'after the colon must be a number of updates from 12 up, got {text!r}')
   return int(text)
+
+
+def novels() -> dict:
+  """Returns `config.data` of English novels (ELTeC-eng, split by book) in $ARDIFF_DATA."""
+  folder = sets.FOLDER / 'eltec_eng'
+  return {'source': str(folder / 'train.txt'), 'valid_source': str(folder / 'valid.txt')}
 
 
 def model(config: str, override: dict, per_seed: bool = True) -> ConfigDict:

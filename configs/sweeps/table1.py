@@ -1,5 +1,6 @@
 """Six methods on five sets of text they were not trained on, as in table 1 of HDLM (2504.06416).
 
+  export ARDIFF_DATA=DIR
   python -m ardiff_jax.ablate  --sweep=configs/sweeps/table1.py --workdir=runs/table1
   python -m ardiff_jax.figures --sweep=runs/table1 --out=figures
 
@@ -13,10 +14,8 @@ $ARDIFF_DATA, see `ardiff_jax/evaluation/sets.py`, as do the English novels that
 
 from ml_collections import ConfigDict
 
-from ardiff_jax.evaluation import sets
 from configs.sweeps import base
 
-_NOVELS = sets.FOLDER / 'eltec_eng'
 _SETS = ('valid', 'wikitext', 'lambada', 'pubmed', 'arxiv')
 
 # By title: the config, and how it writes.
@@ -36,7 +35,7 @@ def get_config(updates: str = '600') -> ConfigDict:
   c.seeds = (0, 1)
   c.common = ConfigDict(
     {
-      'data': {'source': str(_NOVELS / 'train.txt'), 'valid_source': str(_NOVELS / 'valid.txt')},
+      'data': base.novels(),
       'denoiser': {'alignment': 'shifted'},
       'hyperschedule': {'num_levels': 1024},
       'model': {'conditioning': 'none'},
