@@ -16,63 +16,22 @@ A score head predicts ratios, not x_0, and has no posterior: its bound is the co
 integral of the score entropy along the rows, plus the KL that is left just before t = 1 (SEDD,
 arXiv 2310.16834, theorem 3.6).
 
-Shapes: B batch, L length, K rows drawn per sequence, S rows of the hyperschedule.
+Shapes: B batch, L length, K draws per sequence, S rows of the hyperschedule.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from ardiff_jax import divergences, rng
+from ardiff_jax import rows as rows_lib
 from ardiff_jax.hyperschedules import Hyperschedule
 from ardiff_jax.models.denoiser import Denoiser
 from ardiff_jax.noise import EpsilonHybrid, Process
-from ardiff_jax.objectives.likelihood import Examples, ScoreEntropy
-from ardiff_jax.rows import split_row
+from ardiff_jax.objectives.likelihood import Examples, ScoreEntropy, predict
+from ardiff_jax.rows import Rows
 from ardiff_jax.tokenwise import tokenwise
-
-
-def row_nats(
-  denoise: Denoiser,
-  params: dict,
-  process: Process,
-  hyperschedule: Hyperschedule,
-  tokens: jax.Array,
-  counted: jax.Array,
-  step: jax.Array,
-  keys: jax.Array,
-) -> jax.Array:
-  """Returns float32[B], a one-sample estimate of the bound's term of row `step`, int32[B].
-
-  Args:
-    denoise: predicts x_0 at every position. Under ε-hybrid noise its output is taken for that of
-      a weighted cross-entropy, see `divergences.leave_one_out`.
-    params: its parameters.
-    process: noise whose ancestral sampler is meant.
-    hyperschedule: S rows over L positions.
-    tokens: int32[B, L] in 0..V-1.
-    counted: bool[B, L]; the rest are given.
-    step: int32[B] in 0..S-1.
-    keys: typed keys [B].
-  """
-  levels = jnp.asarray(hyperschedule.levels)  # a traced row cannot index a numpy array
-  t_BxL = jnp.where(counted, levels[step] / hyperschedule.num_levels, 0.0)
-  s_BxL = jnp.where(counted, levels[step + 1] / hyperschedule.num_levels, 0.0)
-  noisy_BxL = jax.vmap(process.sample)(keys, tokens, t_BxL)
-  logits_BxLxV = denoise(
-    params,
-    noisy_BxL,
-    sigma=process.sigma(t_BxL),
-    regions=hyperschedule.regions(step),
-    settle_step=hyperschedule.settle_step,
-  )
-
-  def nats(logits, *per_token):
-    if isinstance(process, EpsilonHybrid):
-      logits = divergences.leave_one_out(logits, per_token[1])
-    return divergences.posterior_kl(process, logits, *per_token)
-
-  nats_BxL = tokenwise(nats, logits_BxLxV, tokens, noisy_BxL, t_BxL, s_BxL)
-  return jnp.where(counted & (t_BxL > s_BxL), nats_BxL, 0.0).sum(axis=1)
 
 
 def monte_carlo(
@@ -86,28 +45,38 @@ def monte_carlo(
   key: jax.Array,
   num_samples: int,
 ) -> jax.Array:
-  """Returns float32[B], an unbiased estimate of the bound from K = num_samples rows a sequence.
+  """Returns float32[B], an unbiased estimate of the bound from K = num_samples draws a sequence.
 
-  The K rows of a sequence are spread evenly over the schedule, and so are those of sequences with
-  neighbouring numbers (low discrepancy). What is drawn for a sequence depends on the key and its
-  number alone, not on the batch around it.
+  A draw is of one row, or where windows tile the sequence of one row for each of them, which are
+  shown in one pass over clean and noisy tokens. The K draws of a sequence are spread evenly over
+  the schedule, and so are those of sequences with neighbouring numbers (low discrepancy). What is
+  drawn for a sequence depends on the key and its number alone, not on the batch around it.
 
   Args:
+    denoise: predicts x_0 at every position. Under ε-hybrid noise its output is taken for that of
+      a weighted cross-entropy, see `divergences.leave_one_out`.
+    params: its parameters.
+    process: noise whose ancestral sampler is meant.
+    hyperschedule: S rows over L positions.
+    tokens: int32[B, L] in 0..V-1.
+    counted: bool[B, L]; the rest are given.
     numbers: int32[B], one for each sequence of the text.
     key: of all draws.
     num_samples: K.
-    others: as in `row_nats`.
   """
+  doubled = _is_tiled(denoise, hyperschedule)
+  draw = rows_lib.tiled if doubled else rows_lib.one_row
   grid_KxB = _grid(key, numbers, num_samples)
 
   def one(total, k):
-    step, _ = split_row(grid_KxB[k], hyperschedule.num_steps)
+    rows = draw(hyperschedule, grid_KxB[k])
     keys = _keys(key, numbers, k)
-    nats = row_nats(denoise, params, process, hyperschedule, tokens, counted, step, keys)
-    return total + nats, None
+    args = denoise, params, process, hyperschedule, tokens, counted
+    nats_BxL = rows.num_rows * _nats(*args, rows, keys, doubled)
+    return total + nats_BxL.sum(axis=1), None
 
   total, _ = jax.lax.scan(one, jnp.zeros(len(numbers)), jnp.arange(num_samples))
-  return hyperschedule.num_steps * total / num_samples
+  return total / num_samples
 
 
 def full_sum(
@@ -127,9 +96,10 @@ def full_sum(
   """
 
   def one(total, step):
-    keys, steps = _keys(key, numbers, step), jnp.full(len(numbers), step)
-    nats = row_nats(denoise, params, process, hyperschedule, tokens, counted, steps, keys)
-    return total + nats, None
+    rows = Rows.of(hyperschedule, jnp.full((len(numbers), 1), step), 0.0, 1.0, 0)
+    args = denoise, params, process, hyperschedule, tokens, counted
+    nats_BxL = _nats(*args, rows, _keys(key, numbers, step), doubled=False)
+    return total + nats_BxL.sum(axis=1), None
 
   total, _ = jax.lax.scan(one, jnp.zeros(len(numbers)), jnp.arange(hyperschedule.num_steps))
   return total
@@ -149,8 +119,9 @@ def score_integral(
   """Returns float32[B], an estimate of the continuous-time bound from K times a sequence.
 
   It holds for any head, and is the only bound of a score head. Arguments as in `monte_carlo`, but
-  for the objective, which must be of exact form and without weight on settled tokens.
+  for the objective, which must be without weight on settled tokens; its form is the rate's.
   """
+  objective = dataclasses.replace(objective, doubled=_is_tiled(denoise, hyperschedule))
   grid_KxB = _grid(key, numbers, num_samples)
 
   def one(total, k):
@@ -160,6 +131,39 @@ def score_integral(
   total, _ = jax.lax.scan(one, jnp.zeros(len(numbers)), jnp.arange(num_samples))
   terminal = divergences.terminal_kl(objective.process) * counted.sum(axis=1)
   return total / num_samples + terminal
+
+
+def _is_tiled(denoise: Denoiser, hyperschedule: Hyperschedule) -> bool:
+  """Whether one pass can show a row of each of several windows: they see each other as context."""
+  return bool(hyperschedule.tiling) and denoise.is_cacheable
+
+
+def _nats(
+  denoise: Denoiser,
+  params: dict,
+  process: Process,
+  hyperschedule: Hyperschedule,
+  tokens: jax.Array,
+  counted: jax.Array,
+  rows: Rows,
+  keys: jax.Array,
+  doubled: bool,
+) -> jax.Array:
+  """Returns float32[B, L], a one-sample estimate of the bound's terms of these rows, with noise
+  drawn from keys [B]."""
+  t_BxL = jnp.where(counted, rows.level / hyperschedule.num_levels, 0.0)
+  s_BxL = jnp.where(counted, (rows.level - rows.drop) / hyperschedule.num_levels, 0.0)
+  noisy_BxL = jax.vmap(process.sample)(keys, tokens, t_BxL)
+  args = denoise, params, process, hyperschedule, rows, tokens, noisy_BxL, t_BxL
+  logits_BxLxV = predict(*args, doubled=doubled)
+
+  def nats(logits, *per_token):
+    if isinstance(process, EpsilonHybrid):
+      logits = divergences.leave_one_out(logits, per_token[1])
+    return divergences.posterior_kl(process, logits, *per_token)
+
+  nats_BxL = tokenwise(nats, logits_BxLxV, tokens, noisy_BxL, t_BxL, s_BxL)
+  return jnp.where(counted & (t_BxL > s_BxL), nats_BxL, 0.0)
 
 
 def _grid(key: jax.Array, numbers: jax.Array, num_samples: int) -> jax.Array:

@@ -15,7 +15,7 @@ import json
 import pathlib
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -120,18 +120,21 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   return records
 
 
-def check_same_run(workdir: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def check_same_run(
+  workdir: pathlib.Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()
+) -> None:
   """Refuses to go on with another config, corpus or tokenizer than the run was started with.
 
   Args:
     workdir: named in the message.
     old: content of config.json.
     new: what this command would write there.
+    free: keys of the config, dotted, that may differ, beside those that never matter.
 
   Raises:
     UserError: they differ, with the difference.
   """
-  for what, differences in _differences(old, new):
+  for what, differences in _differences(old, new, free):
     raise UserError(
       f'{workdir} was started with another {what}; use another --workdir, or what it had:\n  '
       + '\n  '.join(differences)
@@ -155,14 +158,17 @@ def check_same_processes(descriptions: list[dict[str, Any]]) -> None:
       )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+def _differences(
+  old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()
+) -> Iterator[tuple[str, list[str]]]:
   """Yields what differs, config, vocabulary or corpus, and a line for each difference."""
   for part, what in (('config', 'config'), ('tokenizer', 'vocabulary'), ('corpus', 'corpus')):
-    before, now = _flatten(old[part]), _flatten(new[part])
+    before, now = flatten(old[part]), flatten(new[part])
+    may_differ = lambda key: part == 'config' and (key in free or _FREE.fullmatch(key))  # noqa: B023, E731
     differences = [
       f'{part}.{key}: {before.get(key)!r} there, {now.get(key)!r} here'
       for key in sorted(before.keys() | now.keys())
-      if before.get(key) != now.get(key) and not (part == 'config' and _FREE.fullmatch(key))
+      if before.get(key) != now.get(key) and not may_differ(key)
     ]
     if differences:
       yield what, differences
@@ -181,11 +187,12 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
   return json.loads(config.to_json_best_effort())
 
 
-def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns the leaves of a nested dict by their keys, joined by dots."""
   flat = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flatten(value, f'{prefix}{key}.')
+      flat |= flatten(value, f'{prefix}{key}.')
     else:
       flat[prefix + key] = value
   return flat

@@ -12,8 +12,6 @@ from ardiff_jax import plots
 from ardiff_jax.ablation import looks, quality_plots, revision_plots, score_plots
 from ardiff_jax.ablation import records as lib
 
-T_3 = 4.302652729911275  # 97.5 % of Student's t of two degrees of freedom
-
 
 def points(axes):
   """Of each method with error bars: x, y and the half widths of the upright ones."""
@@ -36,7 +34,7 @@ def test_quality_is_drawn_against_calls():
       calls, nats, errors = drawn[name]
       np.testing.assert_allclose(calls, [4 - rank, 16 - rank])
       np.testing.assert_allclose(nats, [4.9 - rank] * 2)  # 5, 4.9 and 4.8
-      np.testing.assert_allclose(errors, [T_3 * 0.1 / 3**0.5] * 2, rtol=1e-6)
+      np.testing.assert_allclose(errors, [0.1 / 3**0.5] * 2, rtol=1e-6)
     (across,) = (line for line in axes.lines if line.get_label() == lib.UNREVISED)
     np.testing.assert_allclose(across.get_ydata(), [6.1, 6.1])
     assert axes.get_xscale() == 'log'
@@ -81,7 +79,7 @@ def test_quality_is_drawn_against_diversity():
   records += [draft('draft', judge_nats=1.0), failure('prior alone', 'no') | {'task': 'generation'}]
   figure = quality_plots.quality_against_diversity(records)
   left, right = figure.axes
-  half = T_3 * 0.1 / 3**0.5
+  half = 0.1 / 3**0.5
   for rank, name in enumerate(NAMES[:2]):
     nats = 3.1 + rank + np.array([0.7, 0.8, 1.0])
     entropy, perplexity, _ = points(left)[name]
@@ -167,7 +165,7 @@ def test_scores_are_means_with_errors_and_bounds_are_hollow():
   assert strided == own[:2]
   (error,) = figure.axes[0].containers[0].lines[2]
   (ends,) = error.get_segments()
-  np.testing.assert_allclose(ends[1, 0] - ends[0, 0], 2 * 12.7062 * 0.05, rtol=1e-4)
+  np.testing.assert_allclose(ends[1, 0] - ends[0, 0], 2 * 0.05, rtol=1e-4)
   assert [x.get_text() for x in figure.legends[0].get_texts()] == ['upper bound', 'exact']
 
 
@@ -290,7 +288,7 @@ def test_bars_are_means_with_errors_for_each_share():
   np.testing.assert_allclose([p.get_width() for p in high], [0.51, 0.41, 0.31, 1.0])
   (errors,) = high.errorbar.lines[2]
   lengths = [s[1, 0] - s[0, 0] for s in errors.get_segments() if len(s)]
-  np.testing.assert_allclose(lengths[:3], [2 * T_3 * 0.01 / 3**0.5] * 3, rtol=1e-6)
+  np.testing.assert_allclose(lengths[:3], [2 * 0.01 / 3**0.5] * 3, rtol=1e-6)
   widths = [p.get_width() for p in next(b for b in harmed.containers if hasattr(b, 'patches'))]
   np.testing.assert_allclose(widths, [0.01, 0.02, 0.03, np.nan])
   centers = np.array([[p.get_y() + p.get_height() / 2 for p in bars] for bars in (low, high)])

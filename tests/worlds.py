@@ -48,7 +48,7 @@ def exact_params(joint: np.ndarray) -> dict:
 class World:
   """A denoiser made of a function, with what a sampler asks of it."""
 
-  is_any_order = False
+  is_any_order = is_cacheable = False
 
   def __init__(self, predict):
     self._predict = predict
@@ -62,6 +62,25 @@ class World:
 
   def project(self, params, features):
     return features.x
+
+
+class TiledWorld(World):
+  """One that can be shown several windows of a left-to-right schedule together."""
+
+  is_cacheable = True
+
+  def tiled(self, params, clean, canvas, *, sigma, tiles, dropout_key=None):
+    length = canvas.shape[1]
+    tile, num_settled = (jnp.broadcast_to(x, canvas.shape) for x in tiles[:2])
+    found = None
+    for number in range(length + 1):  # of a window, as it would be shown alone
+      mine = tile == number
+      settled = jnp.arange(length)[None] < jnp.where(mine, num_settled, 0).max(axis=1)[:, None]
+      regions = jnp.where(settled, Region.SETTLED, jnp.where(mine, Region.ACTIVE, Region.WORTHLESS))
+      shown = jnp.where(settled, clean, canvas)
+      logits = self._predict(params, shown, sigma=sigma, regions=regions, settle_step=None)
+      found = logits if found is None else jnp.where(mine[..., None], logits, found)
+    return found
 
 
 @World
@@ -96,6 +115,9 @@ def arbitrary_denoise(params, canvas, *, sigma, regions, settle_step):
   shown = jnp.where(hidden, vocab_size + 1, canvas)
   code_B = (shown * ((vocab_size + 2) ** jnp.arange(length)[::-1])[None]).sum(axis=1)
   return table[:, code_B].swapaxes(0, 1)
+
+
+tiled_denoise = TiledWorld(arbitrary_denoise._predict)
 
 
 @World

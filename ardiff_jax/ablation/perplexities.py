@@ -47,7 +47,9 @@ def perplexity(models: Models, run: ConfigDict, settings: Mapping, seed: int) ->
     'tokens': result.tokens,
     'exact': result.kind == 'exact',
   }
-  return {'metrics': plain(metrics)}
+  drawn = f', {run.num_rows} draws a sequence' if result.kind == 'bound' else ''
+  law = f'{result.law}{drawn}, of {result.tokens:,} {model.tokenizer.name} tokens'
+  return {'metrics': plain(metrics), 'law': law}
 
 
 def released(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def released(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> d
 @functools.partial(jax.jit, static_argnames=('method', 'form', 'num_samples'))
 def _integral(method, params, form, tokens, numbers, key, num_samples) -> jax.Array:
   """Returns float32[B], nats of the continuous-time integral of one form of the rate."""
-  objective = dataclasses.replace(method.objective, form=form, settled_weight=0.0, doubled=False)
+  objective = dataclasses.replace(method.objective, form=form, settled_weight=0.0)
   return bounds.score_integral(
     method.denoise,
     params,

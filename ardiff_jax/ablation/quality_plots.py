@@ -33,7 +33,7 @@ def quality_against_calls(records: Sequence[Record], shown: Sequence[str] | None
   """Draws what a judge thinks of drafts, and their entropy, against what revising them costs.
 
   A column a kind of draft; a point a method and its settings, joined along the calls. The draft
-  itself, 'no revision', is a dashed line across, with its 95 % interval.
+  itself, 'no revision', is a dashed line across, with its standard error.
 
   Args:
     records: of task 'drafts', with 'draft' among the settings; others are left out.

@@ -11,8 +11,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import scipy.stats
-
 Record = dict[str, Any]
 
 UNREVISED = 'no revision'  # name of a text as it was; it has no settings of a revision
@@ -23,7 +21,7 @@ class Mean(NamedTuple):
 
   Attributes:
     value: None if there is nothing to take the mean of.
-    error: half the 95 % interval (Student's t); None for fewer than two seeds.
+    error: its standard error; None for fewer than two seeds.
   """
 
   value: float | None
@@ -132,7 +130,7 @@ def metric(record: Record, name: str) -> float | None:
 
 
 def mean(records: Iterable[Record], name: str) -> Mean:
-  """Returns the mean of a figure over the records that have it, and its 95 % interval."""
+  """Returns the mean of a figure over the records that have it, and its standard error."""
   values = [x for record in records if (x := metric(record, name)) is not None]
   if not values:
     return Mean(None, None)
@@ -140,5 +138,13 @@ def mean(records: Iterable[Record], name: str) -> Mean:
   if len(values) == 1:
     return Mean(center, None)
   variance = math.fsum((x - center) ** 2 for x in values) / (len(values) - 1)
-  half = scipy.stats.t.ppf(0.975, len(values) - 1) * math.sqrt(variance / len(values))
-  return Mean(center, float(half))
+  return Mean(center, math.sqrt(variance / len(values)))
+
+
+def laws(records: Iterable[Record]) -> list[str]:
+  """Returns whose law the likelihoods are of, a sentence for those that it is said of."""
+  found = {}
+  for record in records:
+    if law := record.get('law'):
+      found.setdefault(law, []).append(record['name'])
+  return [f'{", ".join(distinct(whose))}: {law}' for law, whose in found.items()]

@@ -28,6 +28,7 @@ from ardiff_jax.report import traces
 _COLUMNS = {  # of the tables: title, figures after the point; other metrics come after these
   'perplexity': ('perplexity ↓', 2),
   'released_perplexity': ('by the released weighting', 2),
+  'nats': ('nats/token ↓', 3),
   'bits_per_byte': ('bits/byte ↓', 3),
   'judge_nats': ('judge nats/token ↓', 3),
   'judge_perplexity': ('judge perplexity ↓', 1),
@@ -69,6 +70,7 @@ _SCORES = {  # pictures of tasks: title, figure, its label, and the setting of i
   'infilling': ('Gaps', 'rougeL', 'ROUGE-L of what was filled in (more is better)', 'steps'),
   'choices': ('Right choices', 'accuracy', 'share of right choices (more is better)', 'file'),
 }
+_BOUNDED = 'perplexity', 'nats', 'bits_per_byte'
 _NUMBER = re.compile(r'\d+(?:\.\d+)?')
 _LABELS = ('task', 'group', 'name', 'seed', 'model')  # of a record, as they stand in results.csv
 
@@ -81,7 +83,8 @@ class Table(NamedTuple):
     common: the settings that all its records share.
     titles: of the columns.
     labels: how many columns, the first ones, are no figures: the method, and axes of the sweep.
-    rows: cells, one a title.
+    rows: cells, one a title; ≤ is an upper bound.
+    laws: whose law likelihoods are of.
     precision: in which the networks wrote texts; '' where nothing tells it.
     warnings: what to beware of, and of which methods.
   """
@@ -92,6 +95,7 @@ class Table(NamedTuple):
   titles: list[str]
   labels: int
   rows: list[list[str]]
+  laws: list[str]
   precision: str
   warnings: list[str]
 
@@ -116,7 +120,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
   title = workdir.resolve().name
   paths.write_whole(workdir / 'results.csv', to_csv(records))
   starts = origins.read(workdir)
-  text = f'# {title}\n\n{tables(records)}{_how_it_came_about(starts)}'
+  head = f'# {title}\n\nMeans over seeds ± their standard errors.\n\n'
+  text = f'{head}{tables(records)}{_how_it_came_about(starts)}'
   paths.write_whole(workdir / 'results.md', text)
   paths.write_whole(workdir / 'results.html', page(records, title, starts))
   return workdir / 'results.html'
@@ -146,13 +151,14 @@ def to_csv(records: Sequence[Record]) -> str:
 
 
 def tables(records: Sequence[Record]) -> str:
-  """Returns Markdown: a table per task and group, means ± half their 95 % intervals; failures."""
+  """Returns Markdown: a table per task and group, means ± their standard errors; failures."""
   parts = []
   for table in to_tables(records):
     parts.append(f'## {_heading(table.task, table.group)}\n')
     if table.common:
       parts.append(f'All with {table.common}.\n')
     parts.append(markdown.table(table.titles, table.labels, table.rows))
+    parts += [f'{law}.\n' for law in table.laws]
     if table.precision:
       parts.append(f'{table.precision}\n')
     if table.warnings:
@@ -227,7 +233,8 @@ def page(records: Sequence[Record], title: str, starts: Sequence[Origin]) -> str
 
 def _table(task: str, group: str, records: Sequence[Record]) -> Table:
   """Returns the table of records of one group."""
-  axes, methods, metrics = lib.axes(records), lib.names(records), _metrics(records)
+  axes, methods = lib.axes(records), lib.names(records)
+  metrics = [name for name in _metrics(records) if name != 'exact']  # ≤ says it
   points = {}
   for record in records:
     point = [lib.natural(lib.settings(record).get(axis)) for axis in axes]
@@ -237,18 +244,22 @@ def _table(task: str, group: str, records: Sequence[Record]) -> Table:
     done = [record for record in tried if not lib.failed(record)]
     means = {name: lib.mean(done, name) for name in metrics}
     settings = lib.settings(tried[0])
+    bounded = _BOUNDED if any(lib.metric(record, 'exact') == 0.0 for record in done) else ()
     rows.append(
       [
         tried[0]['name'],
         *(markdown.setting(settings.get(axis)) for axis in axes),
         f'{len(done)}' if len(done) == len(tried) else f'{len(done)} of {len(tried)}',
-        *(_figure(mean, _COLUMNS.get(name, (name, None))[1]) for name, mean in means.items()),
+        *(
+          ('≤ ' if name in bounded else '') + _figure(mean, _COLUMNS.get(name, (name, None))[1])
+          for name, mean in means.items()
+        ),
       ]
     )
   titles = ['method', *axes, 'seeds', *(_COLUMNS.get(name, (name,))[0] for name in metrics)]
   common = markdown.named(lib.common(records))
-  precision, warnings = _precision(records), _warnings(records)
-  return Table(task, group, common, titles, len(axes) + 1, rows, precision, warnings)
+  laws, precision, warnings = lib.laws(records), _precision(records), _warnings(records)
+  return Table(task, group, common, titles, len(axes) + 1, rows, laws, precision, warnings)
 
 
 def _precision(records: Sequence[Record]) -> str:
@@ -319,7 +330,7 @@ def _pictures(
       quality_plots.quality_against_calls(records, shown),
       'Quality against network calls',
       records,
-      'Whiskers are 95 % intervals over seeds; the dashed line is the draft as it was.',
+      'Whiskers are standard errors over seeds; the dashed line is the draft as it was.',
     )
   if task == 'refine' and records:
     caption = 'The dashed line is the draft; points of a line are strengths, or calls.'
@@ -329,7 +340,7 @@ def _pictures(
       quality_plots.quality_against_diversity(records, shown),
       'Quality against diversity',
       records,
-      'Whiskers are 95 % intervals over seeds; dashed lines are real text; points of a line are '
+      'Whiskers are standard errors over seeds; dashed lines are real text; points of a line are '
       'settings, such as temperatures.',
     )
     part = lib.one_setting(records, free=['steps', 'hyperschedule'])
@@ -339,16 +350,16 @@ def _pictures(
         quality_plots.generation_against_calls(part, shown),
         'Generation against network calls',
         part,
-        'Whiskers are 95 % intervals over seeds; dashed lines are real text.',
+        'Whiskers are standard errors over seeds; dashed lines are real text.',
       )
   if task in _SCORES and records:
     title, metric, label, panel = _SCORES[task]
-    caption = 'Whiskers are 95 % intervals over seeds.'
+    caption = 'Whiskers are standard errors over seeds.'
     add(score_plots.scores(records, metric, label, panel), title, records, caption)
   if task == 'repair' and records:
     part = lib.one_setting(records, free=['corrupted'])
     add(
-      revision_plots.bars(part), 'Repair and harm', part, 'Whiskers are 95 % intervals over seeds.'
+      revision_plots.bars(part), 'Repair and harm', part, 'Whiskers are standard errors over seeds.'
     )
     part = lib.one_setting(records)
     add(revision_plots.radar(part, shown), 'Repairs, all round', part, 'Further out is better.')
@@ -417,7 +428,7 @@ def _heading(task: str, group: str) -> str:
 
 
 def _figure(mean: lib.Mean, digits: int | None) -> str:
-  """Returns a mean ± half its 95 % interval; with no number of digits, as many as tell."""
+  """Returns a mean ± its standard error; with no number of digits, as many as tell."""
   if mean.value is None:
     return ''
   shown, spread = (f'.{digits}f',) * 2 if digits is not None else ('.4g', '.2g')

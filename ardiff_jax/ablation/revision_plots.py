@@ -227,7 +227,7 @@ def radar(records: Sequence[Record], shown: Sequence[str] | None = None) -> Figu
 
 @mpl.rc_context(STYLE)
 def bars(records: Sequence[Record]) -> Figure:
-  """Draws F1 and harm of repairs, a bar a share of corrupted tokens, with 95 % intervals.
+  """Draws F1 and harm of repairs, a bar a share of corrupted tokens, with standard errors.
 
   Args:
     records: of task 'repair', at one point of the other axes; others are left out. All methods are

@@ -24,7 +24,7 @@ _BOUND = {'markerfacecolor': 'white'}
 
 @mpl.rc_context(STYLE)
 def scores(records: Sequence[Record], metric: str, label: str, panel: str) -> Figure:
-  """Draws a figure of each method, with its 95 % interval, and guessing as a dashed line.
+  """Draws a figure of each method, with its standard error, and guessing as a dashed line.
 
   A line of points a method, with what else it was tried with. Upper bounds are hollow.
 

@@ -80,6 +80,7 @@ class Training:
     file: of the config, such as 'configs/ar.py:tiny'.
     config: what it becomes with the overrides of the sweep.
     needs: work directories of the trainings that come before.
+    references: keys of the config that name one of these.
   """
 
   name: str
@@ -87,6 +88,7 @@ class Training:
   file: str
   config: ConfigDict
   needs: tuple[pathlib.Path, ...]
+  references: tuple[str, ...]
 
   @property
   def done(self) -> bool:
@@ -105,7 +107,8 @@ def run(sweep: ConfigDict, directory: pathlib.Path, only: Sequence[str] = ()) ->
     only: methods to measure, and to train models for; none for all.
 
   Raises:
-    UserError: the sweep is none, lacks such a method, or was another one when it was started here.
+    UserError: the sweep is none, lacks such a method, or was another one when it was started here;
+      or a model of it was trained with other settings than its config file has now.
   """
   cells = _only(check(sweep), only)
   begin(sweep, directory)
@@ -116,8 +119,9 @@ def run(sweep: ConfigDict, directory: pathlib.Path, only: Sequence[str] = ()) ->
 
   results = directory / 'results.jsonl'
   kept = [record for record in files.read_lines(results) if 'error' not in record]
-  done = {_key(record) for record in kept}
-  files.rewrite(results, kept)
+  done, wanted = {_key(record) for record in kept}, {_key(cell.identity) for cell in cells}
+  # what is asked for now comes last, for of several records of a figure the tables show the last
+  files.rewrite(results, sorted(kept, key=lambda record: _key(record) in wanted))
   left = [cell for cell in cells if _key(cell.identity) not in done]
   models = Models(lambda name, seed: model_directory(sweep, directory, name, seed))
   progress = Progress('ablate', len(cells), len(cells) - len(left))
@@ -153,6 +157,10 @@ def _train(
     if training.workdir in wanted:
       wanted.update(training.needs)
   lost = {}
+  for training in filter(lambda training: training.done, planned):
+    old = files.read(training.workdir)
+    new = old | {'config': files.to_json(training.config)}
+    files.check_same_run(training.workdir, old, new, training.references)
   for training in planned:
     if training.done or not (everything or training.workdir in wanted):
       continue
@@ -343,7 +351,9 @@ def trainings(sweep: ConfigDict, directory: pathlib.Path) -> list[Training]:
       if model.get('per_seed'):
         config.seed = seed
       needs = tuple(need for other in others for need in add(other, seed, (*before, name)))
-      found[target] = Training(name, target, model.config, config, needs)
+      override = files.flatten(files.to_json(model.get('override', ConfigDict())))
+      references = tuple(key for key, value in override.items() if str(value).startswith('@'))
+      found[target] = Training(name, target, model.config, config, needs, references)
     return (target,)
 
   for name, model in sweep.models.items():

@@ -84,6 +84,8 @@ def to_markdown(records: Sequence[Record]) -> str:
     parts += _released(released)
   if notes := _notes([*tried, *released]):
     parts.append(notes)
+  if laws := lib.laws(tried):
+    parts.append(''.join(f'- {law}\n' for law in laws))
   return '\n'.join([*parts, _PUBLISHED])
 
 

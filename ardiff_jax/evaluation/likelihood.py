@@ -31,7 +31,7 @@ class Likelihood:
     stderr: standard error of nats per token, over sequences and the noise drawn for them; None of
       a single sequence.
     kind: 'exact', or 'bound' for an upper bound.
-    process: the noise of the bound, with its parameter; 'none' when exact.
+    process: the noise of the law, with its parameter; 'none' of an autoregressive model.
     hyperschedule: name of the rows of the bound.
     law: whose law it is, in words: a bound is of a sampler, not of a network.
   """
@@ -75,7 +75,7 @@ def measure(
     params: parameters of the network, placed on the mesh.
     batches: {'tokens': int32[B, L], 'loss_mask': bool[B, L]}; tokens outside the mask are given,
       and a shorter L than the hyperschedule's takes its prefix.
-    num_samples: rows of the hyperschedule drawn per sequence; None visits each row once. Unused
+    num_samples: draws of rows per sequence, see `bounds`; None visits each row once. Unused
       when exact.
     seed: of the rows and the noise.
     mesh: devices.
@@ -166,7 +166,7 @@ def _batch_nats(
   if method.predicts_scores:
     if num_samples is None:
       raise UserError('the bound of a score head is an integral over time: it has no rows to sum')
-    plain = dataclasses.replace(method.objective, form='exact', settled_weight=0.0, doubled=False)
+    plain = dataclasses.replace(method.objective, form='exact', settled_weight=0.0)
     return bounds.score_integral(
       method.denoise, params, plain, hyperschedule, tokens, counted, numbers, key, num_samples
     )

@@ -67,8 +67,8 @@ def read(name: str, folder: pathlib.Path = FOLDER) -> list[str]:
   path = pathlib.Path(file).expanduser() if file else folder / known.path
   if not file and not path.exists():
     raise UserError(
-      f'The set {key} has no file {path}: --data_dir names the folder of known sets, and '
-      f'{key}:FILE reads one from elsewhere.'
+      f'The set {key} has no file {path}: $ARDIFF_DATA, or --data_dir of evaluate, names the '
+      f'folder of known sets, and {key}:FILE reads one from elsewhere.'
     )
   try:
     raw = known.split(read_text(path).replace('\r\n', '\n'))

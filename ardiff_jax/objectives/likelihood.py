@@ -141,17 +141,17 @@ class WeightedCrossEntropy:
 
     shown_BxL = examples.shown(t_BxL > 0.0)
     noisy = jax.vmap(self.process.corrupt)(examples.keys, shown_BxL, t_BxL)
-    logits_BxLxV = _predict(
+    logits_BxLxV = predict(
       denoise,
       params,
       self.process,
       hyperschedule,
       rows,
-      examples,
+      examples.tokens,
       noisy.tokens,
       t_BxL,
-      dropout_key,
-      self.doubled,
+      doubled=self.doubled,
+      dropout_key=dropout_key,
     )
     nats_BxL = tokenwise(divergences.cross_entropy, logits_BxLxV, examples.tokens)
 
@@ -229,8 +229,17 @@ class ScoreEntropy:
     t_BxL = jnp.minimum(_time(hyperschedule, rows, examples.counted), _LAST_TIME)
 
     x_t = jax.vmap(process.sample)(examples.keys, x0, t_BxL)
-    logits_BxLxV = _predict(
-      denoise, params, process, hyperschedule, rows, examples, x_t, t_BxL, dropout_key, self.doubled
+    logits_BxLxV = predict(
+      denoise,
+      params,
+      process,
+      hyperschedule,
+      rows,
+      x0,
+      x_t,
+      t_BxL,
+      doubled=self.doubled,
+      dropout_key=dropout_key,
     )
     moves = examples.counted & (rows.drop > 0)
     inside_BxL = jnp.where(moves, t_BxL, 0.5)  # any time at which the rate is finite
@@ -279,19 +288,30 @@ def _time(hyperschedule: Hyperschedule, rows: Rows, counted: jax.Array) -> jax.A
   return jnp.where(counted, t_BxL, 0.0)
 
 
-def _predict(
+def predict(
   denoise: Denoiser,
   params: dict,
   process: Process,
   hyperschedule: Hyperschedule,
   rows: Rows,
-  examples: Examples,
+  tokens: jax.Array,
   canvas: jax.Array,
   t_BxL: jax.Array,
-  dropout_key: jax.Array | None,
+  *,
   doubled: bool,
+  dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """Returns float32[B, L, V], the prediction of every position from what its row shows."""
+  """Returns float32[B, L, V], the prediction of every position from what its row shows.
+
+  Args:
+    denoise, params, process, hyperschedule: of the method.
+    rows: one a position if `doubled`, else one for all.
+    tokens: int32[B, L], clean.
+    canvas: int32[B, L], noisy.
+    t_BxL: times of the canvas.
+    doubled: whether it is one pass over clean and noisy tokens, see `rows.tiled`.
+    dropout_key: typed key to draw dropout; None for none.
+  """
   sigma = process.sigma(t_BxL)
   if not doubled:
     regions = hyperschedule.regions(rows.step[:, 0])
@@ -305,7 +325,7 @@ def _predict(
     )
   return denoise.tiled(
     params,
-    examples.tokens,
+    tokens,
     canvas,
     sigma=sigma,
     tiles=rows_lib.tiles(hyperschedule, rows),
