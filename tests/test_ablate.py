@@ -1,6 +1,8 @@
 """Sweeps: from a file of models and runs to records, and what happens when part of it fails."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 import ardiff_jax
 from ardiff_jax import method, workdir
 from ardiff_jax.ablation import orders, refinements, results, revisions, tasks
+from ardiff_jax.ablation import records as lib
 from ardiff_jax.ablation import sweep as sweep_lib
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.errors import UserError
@@ -169,6 +172,25 @@ def test_a_changed_run_is_measured_again_and_says_what_it_was(finished):
   assert len(results) == before + 4
   thresholds = [tuple(x['run']['revision']['threshold']) for x in results if x['task'] == 'repair']
   assert set(thresholds) == {(0.01, 0.01), (0.9, 0.9)}
+  assert sweep_lib.run(sweep, directory)  # as it was: nothing new, and it is this that counts
+  again = workdir.read_lines(directory / 'results.jsonl')
+  assert len(again) == len(results)
+  shown = [x['run']['revision']['threshold'] for x in lib.newest(again) if x['task'] == 'repair']
+  assert shown == [[0.01, 0.01]] * 4
+
+
+@pytest.mark.slow
+def test_finished_models_may_move_but_not_change(finished, tmp_path, monkeypatch):
+  sweep, directory = finished
+  monkeypatch.setattr(sweep_lib.loop, 'train', None)
+  shutil.copytree(directory, tmp_path / 'moved')
+  assert sweep_lib.run(sweep, tmp_path / 'moved')
+  path = tmp_path / 'moved' / 'models' / 'judge' / 'config.json'
+  content = json.loads(path.read_text())
+  content['config']['train']['learning_rate'] = 0.5
+  path.write_text(json.dumps(content))
+  with pytest.raises(UserError, match=r'config.train.learning_rate: 0.5 there, 0.00\d* here'):
+    sweep_lib.run(sweep, tmp_path / 'moved')
 
 
 def test_what_is_no_number_is_recorded_as_missing():
@@ -423,10 +445,11 @@ def test_the_command_makes_a_page(finished, tmp_path):
   ]
   (tmp_path / 'sweep.py').write_text('\n'.join(lines))
   arguments = [f'--sweep={tmp_path}/sweep.py', f'--workdir={tmp_path}/out']
-  arguments.append(f'--sweep.models.hybrid.workdir={directory}/models/hybrid')
+  arguments += [f'--sweep.models.hybrid.workdir={directory}/models/hybrid', '--only=uniform']
   command = [sys.executable, '-m', 'ardiff_jax.ablate']
+  env = {name: value for name, value in os.environ.items() if name != 'ARDIFF_DATA'}  # it is said
   for _ in range(2):
-    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*command, *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f'{tmp_path}/out/results.html'
     assert len(workdir.read_lines(tmp_path / 'out' / 'results.jsonl')) == 1

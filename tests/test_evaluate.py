@@ -64,6 +64,42 @@ def test_what_a_file_of_ones_own_is_taken_to_be_stands_beside_its_figure():
 
 
 @pytest.mark.slow
+def test_commands_score_items_alike_every_time(trained, tmp_path):
+  """Choices and gaps by their flags, at batches of one and of many; a set of text twice."""
+  run = trained('mdlm')
+  chosen, gaps, text = (tmp_path / name for name in ('chosen.jsonl', 'gaps.jsonl', 'text.txt'))
+  right = [
+    {'query': f'{i} plus {i} is', 'choices': [f'{2 * i}.', f'{i}.'], 'gold': 0} for i in range(4)
+  ]
+  chosen.write_text(
+    ''.join(json.dumps(x) + '\n' for x in [*right, right[0] | {'query': 'so ' * 20}])
+  )
+  words = [{'text': f'{i} plus 2 is {i + 2}'} for i in range(5)] + [{'text': 'so ' * 20}]
+  gaps.write_text(''.join(json.dumps(x) + '\n' for x in words))
+  text.write_text('3 plus 4 is 7.\n' * 9)
+  command = lambda *flags: succeed('evaluate', f'--workdir={run}', *flags).stdout  # noqa: E731
+  skip, rows = (f'--choices={chosen}', '--too_long=skip'), ('--rows=3', '--batch_size=1')
+  tables = [command(*skip, '--rows=3', f'--batch_size={size}') for size in (1, 8)]
+  few = command(*skip, *rows, '--max_items=2')
+  first, again, two = records(run / 'choices.jsonl')
+  assert first == again and tables[0] == tables[1] != few
+  assert (first['items'], first['too_long'], first['samples'], two['items']) == (4, 1, 3, 2)
+  cut = f'--infill={gaps}', '--too_long=cut'
+  tables = [command(*cut, f'--batch_size={size}') for size in (1, 8)]
+  command(*cut, '--sampler=remdm_cap', '--steps=2', '--temperature=0.5', '--max_items=3')
+  command(*cut, '--hyperschedule=block,width=8,num_levels=2')
+  first, again, other, block = records(run / 'infilling.jsonl')
+  assert first == again and tables[0] == tables[1]
+  assert (first['items'], first['cut'], other['items']) == (6, 1, 3)
+  assert (other['sampler'], other['temperature']) == ('remdm_cap', 0.5) != first['sampler']
+  assert block['hyperschedule'] == 'block(length=32, width=8, num_levels=2)'
+  for _ in range(2):
+    command(f'--data={text}')
+  one, same = records(run / 'eval.jsonl')[-2:]
+  assert one == same and one['data'] == str(text)
+
+
+@pytest.mark.slow
 def test_samples_are_judged_beside_real_text(trained, tmp_path):
   """A judge of bytes reads what a model of bytes wrote, and loops are told from text."""
   model, judge = trained('mdlm'), trained('ar')
@@ -140,7 +176,7 @@ def test_mistakes_are_refused(trained, tmp_path):
     path.write_text(''.join(json.dumps(x) + '\n' for x in (line, line | other)))
   for arguments, message in (
     (['--data=wikitxt'], 'Did you mean wikitext'),
-    (['--data=wikitext', f'--data_dir={tmp_path}'], '--data_dir names the folder'),
+    (['--data=wikitext', f'--data_dir={tmp_path}'], '--data_dir of evaluate, names the folder'),
     ([f'--data={tmp_path}/nowhere.txt'], 'neither a text file nor a known set'),
     ([f'--data={empty}'], 'is empty'),
     ([f'--infill={long}'], "begins 'a word a word a word a word a word a wor' has 139 tokens"),
