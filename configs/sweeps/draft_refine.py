@@ -44,7 +44,8 @@ def get_config(updates: str = '1200') -> ConfigDict:
   c.models.gate = base.model('gate', {**gate, 'data': {'guided': True}})
 
   c.runs = ConfigDict()
-  strengths, again = {'strength': _STRENGTHS}, {'most_calls': (256,)}
+  strengths, some = {'strength': _STRENGTHS}, {'strength': (0.2, 0.4)}
+  again = {**some, 'most_calls': (256,)}
   few, doubtful = {'budget': 0.1}, {'sampling': {'sampler': 'acs_confidence'}}
   for title, model, refiner, grid, settings in (
     ('AR alone', 'drafter', 'ar', {'most_calls': (64, 128, 256)}, {}),
@@ -55,14 +56,14 @@ def get_config(updates: str = '1200') -> ConfigDict:
       'token, doubtful first, equal calls',
       'refiner',
       'token',
-      {'strength': (0.2, 0.4), **again},
+      again,
       doubtful,
     ),
     ('gate', 'gate', 'gate', {'strength': (0.3, 0.5, 0.7, 0.9)}, {}),
     ('latent', 'latent', 'latent', strengths, {}),
-    ('latent, equal calls', 'latent', 'latent', {'strength': (0.2, 0.4), **again}, {}),
-    ('latent, guided', 'latent', 'latent', strengths, {'sampling': {'guidance_scale': 3.0}}),
-    ('latent, clamped', 'latent', 'latent', strengths, {'sampling': {'clamp': 0.5}}),
+    ('latent, equal calls', 'latent', 'latent', again, {}),
+    ('latent, guided', 'latent', 'latent', some, {'sampling': {'guidance_scale': 3.0}}),
+    ('latent, clamped', 'latent', 'latent', some, {'sampling': {'clamp': 0.5}}),
   ):
     run = dict(task='refine', model=model, refiner=refiner, title=title, num_texts=64)
     run |= dict(judge='judge', drafter='drafter', budget=0.0, sampling={}) | settings
