@@ -41,7 +41,7 @@ _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Folder of the named sets; $ARDIFF_DATA by default, or else data.'
 )
 _ROWS = flags.DEFINE_string(
-  'rows', '', "Rows of the hyperschedule drawn per sequence, or 'all'; the config's by default."
+  'rows', '', "Draws of rows of the hyperschedule per sequence, or 'all'; the config's by default."
 )
 _HYPERSCHEDULE = flags.DEFINE_string(
   'hyperschedule', '', "Another to generate by, e.g. 'block,width=4,num_levels=8'."
