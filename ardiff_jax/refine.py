@@ -55,7 +55,7 @@ def main() -> None:
     raise UserError(f'--out={out}: there is no folder {out.parent}')
 
   import ardiff_jax
-  from ardiff_jax import refinement, report
+  from ardiff_jax import edits, refinement, report
 
   model = ardiff_jax.load(directory)
   judge = ardiff_jax.load(_JUDGE.value) if _JUDGE.value else None
@@ -88,7 +88,7 @@ def main() -> None:
   workdir.append(out, [dataclasses.asdict(refined) | given])
   if not _OUT.value:
     report.write(directory)
-  print(refinement.marked(refined.draft, refined.text), file=sys.stderr)
+  print(edits.marked(refined.draft, refined.text), file=sys.stderr)
   judged = ''
   if judge is not None:
     judged = f'{refined.draft_nats:.3f} -> {refined.nats:.3f} nats/token under the judge, '

@@ -10,9 +10,7 @@ Shapes: N drafts, L length.
 """
 
 import dataclasses
-import difflib
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -34,7 +32,6 @@ Text = str | np.ndarray  # or its ids, int[n]
 _MENDING = 'acs', 'acs_confidence'  # of an ε-hybrid's samplers
 _SCALES = 'prompt_scale', 'guidance_scale'
 _OF_LATENTS = 'sampler', 'steps', 'hyperschedule', *_SCALES, 'clamp'
-_WORDS = re.compile(r'\s+|\w+|[^\w\s]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,25 +200,6 @@ def drift(draft: Sequence[int], refined: Sequence[int]) -> dict[str, float]:
   changed = np.mean(np.asarray(draft) != np.asarray(refined))
   distance = Levenshtein.normalized_distance(list(draft), list(refined))
   return {'changed': float(changed), 'edit_distance': float(distance)}
-
-
-def edits(draft: str, refined: str) -> list[tuple[str, str]]:
-  """Returns the texts word by word, in stretches of (old, new) that are alike or replace each
-  other; one of them may be empty."""
-  before, after = _WORDS.findall(draft), _WORDS.findall(refined)
-  matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-  return [(''.join(before[i:j]), ''.join(after[k:m])) for _, i, j, k, m in matcher.get_opcodes()]
-
-
-def marked(draft: str, refined: str) -> str:
-  """Returns the refined text with its edits: [-what went-]{+what came+}."""
-  parts = []
-  for old, new in edits(draft, refined):
-    if old == new:
-      parts.append(new)
-    else:
-      parts += [f'[-{old}-]' if old else '', f'{{+{new}+}}' if new else '']
-  return ''.join(parts)
 
 
 def refine(

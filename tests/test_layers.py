@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'ardiff_jax'
 LAYERS = [
   {'errors', 'rng', 'compiled', 'hyperschedules', 'noise'},
   {'mesh', 'processes', 'paths'},
-  {'masks', 'rows', 'divergences', 'workdir', 'data', 'cli', 'tokenwise', 'progress'},
+  {'masks', 'rows', 'divergences', 'workdir', 'data', 'cli', 'tokenwise', 'progress', 'edits'},
   {'models'},
   {'objectives', 'sampling'},
   {'bounds', 'method', 'plots'},

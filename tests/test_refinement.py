@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from ardiff_jax import edits, noise, refinement, report
 from ardiff_jax import method as method_lib
-from ardiff_jax import noise, refinement, report
 from ardiff_jax.data.tokenizers import ByteTokenizer
 from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import flat
@@ -62,9 +62,9 @@ def test_drift_of_a_shift_is_small_as_an_edit_and_large_by_position():
 
 
 def test_edits_are_marked_word_by_word():
-  marked = refinement.marked('The cat sat, alone.', 'The dog sat alone.')
+  marked = edits.marked('The cat sat, alone.', 'The dog sat alone.')
   assert marked == 'The [-cat-]{+dog+} sat[-,-] alone.'
-  assert refinement.marked('as it was', 'as it was') == 'as it was'
+  assert edits.marked('as it was', 'as it was') == 'as it was'
 
 
 # The law.
@@ -305,7 +305,7 @@ def test_command_prints_the_text_and_nothing_else(models, tmp_path):
   records = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
   assert other.stdout == records[1]['text'] + '\n' != same.stdout
   assert records[1]['nats'] > 0.0 and 'nats/token under the judge' in other.stderr
-  assert refinement.marked(DRAFT, records[1]['text']) in other.stderr
+  assert edits.marked(DRAFT, records[1]['text']) in other.stderr
   assert file.read_bytes() == draft.encode() + b'\n'
   (tmp_path / 'folder').mkdir()
   lost = run(*arguments[:2], f'--out={tmp_path}/folder', '--draft=kept', '--strength=0')

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
-from ardiff_jax import paths, refinement
+from ardiff_jax import edits, paths
 from ardiff_jax import plots as pictures
 from ardiff_jax import workdir as files
 from ardiff_jax.ablation import looks, markdown, origins, quality_plots, revision_plots, score_plots
@@ -381,7 +381,7 @@ def _examples(records: Sequence[Record]) -> list[dict[str, Any]]:
       continue
     record = sorted(kept, key=lambda r: lib.metric(r, 'edit_distance') or 0.0)[len(kept) // 2]
     texts = [
-      text | {'edits': refinement.edits(text['draft'], text['text'])} for text in record['examples']
+      text | {'edits': edits.between(text['draft'], text['text'])} for text in record['examples']
     ]
     found.append({'name': name, 'settings': markdown.named(lib.settings(record)), 'texts': texts})
   return found

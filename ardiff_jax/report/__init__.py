@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ardiff_jax import method, paths, plots, refinement
+from ardiff_jax import edits, method, paths, plots
 from ardiff_jax import workdir as files
 from ardiff_jax.data.tokenizers import Tokenizer, load_tokenizer
 from ardiff_jax.report import traces
@@ -56,7 +56,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     schedule_picture=_data_uri(plots.hyperschedule(schedule)),
     evaluations=[record | {'bars': _bars(record)} for record in newest.values()],
     samples=[sample | {'player': _player(sample['trace'], tokenizer)} for sample in samples],
-    refined=[one | {'edits': refinement.edits(one['draft'], one['text'])} for one in refined],
+    refined=[one | {'edits': edits.between(one['draft'], one['text'])} for one in refined],
   )
   paths.write_whole(workdir / 'report.html', page)
   return workdir / 'report.html'
