@@ -47,18 +47,15 @@ def get_config(updates: str = '1200') -> ConfigDict:
   strengths, some = {'strength': _STRENGTHS}, {'strength': (0.2, 0.4)}
   again = {**some, 'most_calls': (256,)}
   few, doubtful = {'budget': 0.1}, {'sampling': {'sampler': 'acs_confidence'}}
+  cool = {'sampling': {'sampler': 'acs_confidence', 'temperature': 0.5}}
   for title, model, refiner, grid, settings in (
     ('AR alone', 'drafter', 'ar', {'most_calls': (64, 128, 256)}, {}),
     ('token', 'refiner', 'token', strengths, {}),
     ('token, few edits', 'refiner', 'token', strengths, few),
     ('token, doubtful first', 'refiner', 'token', strengths, doubtful),
-    (
-      'token, doubtful first, equal calls',
-      'refiner',
-      'token',
-      again,
-      doubtful,
-    ),
+    ('token, doubtful first, equal calls', 'refiner', 'token', again, doubtful),
+    ('token, cool', 'refiner', 'token', strengths, cool),
+    ('token, cool, equal calls', 'refiner', 'token', again, cool),
     ('gate', 'gate', 'gate', {'strength': (0.3, 0.5, 0.7, 0.9)}, {}),
     ('latent', 'latent', 'latent', strengths, {}),
     ('latent, equal calls', 'latent', 'latent', again, {}),
