@@ -47,10 +47,11 @@ def monte_carlo(
 ) -> jax.Array:
   """Returns float32[B], an unbiased estimate of the bound from K = num_samples draws a sequence.
 
-  A draw is of one row, or where windows tile the sequence of one row for each of them, which are
-  shown in one pass over clean and noisy tokens. The K draws of a sequence are spread evenly over
-  the schedule, and so are those of sequences with neighbouring numbers (low discrepancy). What is
-  drawn for a sequence depends on the key and its number alone, not on the batch around it.
+  A draw is of one row, or where windows tile the sequence, and context is not full, of one row for
+  each of them, shown in one pass over clean and noisy tokens. The K draws of a sequence are spread
+  evenly over the schedule, and so are those of sequences with neighbouring numbers (low
+  discrepancy). What is drawn for a sequence depends on the key and its number alone, not on the
+  batch around it.
 
   Args:
     denoise: predicts x_0 at every position. Under ε-hybrid noise its output is taken for that of
@@ -134,7 +135,8 @@ def score_integral(
 
 
 def _is_tiled(denoise: Denoiser, hyperschedule: Hyperschedule) -> bool:
-  """Whether one pass can show a row of each of several windows: they see each other as context."""
+  """Whether one pass can show a row of each of several windows: those before a window are context
+  whose keys are the same for all."""
   return bool(hyperschedule.tiling) and denoise.is_cacheable
 
 

@@ -138,7 +138,7 @@ def tiles(hyperschedule: Hyperschedule, drawn: Rows) -> Tiles:
     return Tiles(
       tile=block_L,
       num_settled=block_L * width,
-      settle_step=block_L,  # the order is all that matters
+      settle_step=block_L + 1,  # the order is all that matters, and that BOS is first, at 0
       num_tiles=num_blocks,
       num_context=(num_blocks - 1) * width,
       span=width,

@@ -2,7 +2,7 @@
 
 config.json    config, tokenizer and corpus of the run, written once
 checkpoints/   see training.checkpointing
-metrics.jsonl, samples.jsonl, eval.jsonl, ... of `evaluate`    one JSON object per line
+metrics.jsonl, samples.jsonl, refined.jsonl, eval.jsonl, ... of `evaluate`    one JSON object a line
 tensorboard/   event files
 profile/       traces of training steps
 report.html    the page made of all these
@@ -164,11 +164,11 @@ def _differences(
   """Yields what differs, config, vocabulary or corpus, and a line for each difference."""
   for part, what in (('config', 'config'), ('tokenizer', 'vocabulary'), ('corpus', 'corpus')):
     before, now = flatten(old[part]), flatten(new[part])
-    may_differ = lambda key: part == 'config' and (key in free or _FREE.fullmatch(key))  # noqa: B023, E731
     differences = [
       f'{part}.{key}: {before.get(key)!r} there, {now.get(key)!r} here'
       for key in sorted(before.keys() | now.keys())
-      if before.get(key) != now.get(key) and not may_differ(key)
+      if before.get(key) != now.get(key)
+      and not (part == 'config' and (key in free or _FREE.fullmatch(key)))
     ]
     if differences:
       yield what, differences

@@ -134,7 +134,7 @@ def get_base() -> ConfigDict:
 
   c.eval = ConfigDict()
   c.eval.batch_size = 64
-  c.eval.num_samples = 4  # rows of the hyperschedule drawn per sequence
+  c.eval.num_samples = 4  # draws of rows of the hyperschedule per sequence
   c.eval.train_sequences = 256  # of the valid set, looked at during training
 
   c.sampling = ConfigDict()

@@ -177,6 +177,7 @@ def test_a_changed_run_is_measured_again_and_says_what_it_was(finished):
   assert len(again) == len(results)
   shown = [x['run']['revision']['threshold'] for x in lib.newest(again) if x['task'] == 'repair']
   assert shown == [[0.01, 0.01]] * 4
+  assert [lib.figure(x) for x in lib.newest(again)] == [lib.figure(x) for x in results[:before]]
 
 
 @pytest.mark.slow

@@ -121,6 +121,32 @@ def test_means_and_standard_errors():
   ]
 
 
+def test_bounds_have_their_sign_and_likelihoods_say_whose_they_are(tmp_path):
+  records = [
+    dict(
+      *[dict(task='perplexity', group='sets', name=name, seed=seed, model=name, law=law)],
+      settings={'data': 'a'},
+      metrics={'perplexity': 9.0 + seed, 'nats': 2.0, 'entropy': 1.0, 'exact': float(exact)},
+    )
+    for seed in (0, 1)
+    for name, exact, law in (
+      ('AR', True, 'exact, of reading'),
+      ('MDLM', False, 'upper bound, of rows'),
+      ('SEDD', False, 'upper bound, of rows'),
+    )
+  ]
+  page = write(tmp_path, records)
+  text = (tmp_path / 'results.md').read_text()
+  head, *rows = cells(text, 'perplexity: sets')
+  assert head == ['method', 'seeds', 'perplexity ↓', 'nats/token ↓', 'entropy']
+  assert [row[2:] for row in rows] == [
+    ['9.50 ± 0.50', '2.000 ± 0.000', '1.000 ± 0.000'],
+    *[['≤ 9.50 ± 0.50', '≤ 2.000 ± 0.000', '1.000 ± 0.000']] * 2,
+  ]
+  for said in ('AR: exact, of reading.', 'MDLM, SEDD: upper bound, of rows.'):
+    assert said + '\n' in text and said in page.text
+
+
 def test_one_seed_has_a_mean_alone():
   table = cells(results.tables([repair('learned gate', f1=0.6111)]), 'repair: methods')
   assert table[1] == ['learned gate', '1', '0.611']

@@ -500,14 +500,15 @@ def test_autoregressive_bound_of_a_real_network_is_its_reading_nats():
 
 
 @pytest.mark.parametrize('window', ['full', 'causal'])
+@pytest.mark.parametrize('context', ['causal', 'block_causal'])
 @pytest.mark.parametrize('alignment', ['aligned', 'shifted'])
-def test_a_draw_of_a_real_network_is_of_all_its_blocks(alignment, window):
+def test_a_draw_of_a_real_network_is_of_all_its_blocks(alignment, context, window):
   """Of blocks that come about in one step there is but one row each, and nothing is noised: one
   pass over clean and noisy tokens is a pass for each block. Also where tokens are given."""
   schedule = block(6, 2, 1)
   denoiser = make_denoiser(
     *(NETWORK, schedule),
-    **dict(alignment=alignment, context='causal', window=window, bos_id=10, eos_id=0),
+    **dict(alignment=alignment, context=context, window=window, bos_id=10, eos_id=0),
   )
   params = nn.meta.unbox(denoiser.init(jax.random.key(0), 6))
   tokens = jax.random.randint(jax.random.key(1), (4, 6), 0, 11)

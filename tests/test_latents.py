@@ -193,7 +193,8 @@ def reference(schedule, kind, prompt_scale, guidance_scale, clamp):
     neither, one, both = found
     before = neither + prompt_scale * (one - neither) + guidance_scale * (both - one)
     nearest = DENOISE.encode(params(), DENOISE.round(params(), before).argmax(axis=-1))
-    before = np.where((time[s] <= clamp)[None, :, None], nearest, before)
+    is_clamped = (time[s] > 0.0) & (time[s] <= clamp)
+    before = np.where(is_clamped[None, :, None], nearest, before)
     now, then = (jnp.asarray(time[s + i], jnp.float32)[None, :, None] for i in (0, 1))
     new = np.asarray(sampling.step_to(z, before, now, then, noise('step', s), kind))
     z = np.where((time[s] > time[s + 1])[None, :, None] & ~fixed, new, z)

@@ -310,7 +310,7 @@ def test_a_doubled_pass_is_one_tile_at_a_time(schedule, alignment, window, conte
     sigma,
     drawn.tile,
     drawn.num_settled,
-    settle_step,
+    jnp.asarray(rows.tiles(schedule, drawn).settle_step),
     rows.tiles(schedule, drawn).num_context,
   )
   seen = 0

@@ -143,7 +143,7 @@ def test_every_figure_is_on_the_page(run):
     '4.7123 ± 0.0123 (standard error)',
     'process absorbing',
     'hyperschedule flat(length=128, num_levels=1000)',
-    '4 rows a sequence',
+    '4 draws a sequence',
     '218,345 tokens, 578,123 bytes',
     'tokenizer bytes!',
     'step 1,400',
@@ -178,7 +178,7 @@ def test_exact_figures_are_not_called_bounds(run):
   exact = {'kind': 'exact', 'process': 'none', 'law': 'exact', 'samples': None}
   fill(run, metrics=[], evaluations=[EVALUATION | exact], samples=[])
   page = read(run)
-  assert '≤' not in page.text and 'rows a sequence' not in page.text
+  assert '≤' not in page.text and 'draws a sequence' not in page.text
   assert 'kind exact' in page.text and 'perplexity 111.31' in page.text
 
 

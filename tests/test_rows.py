@@ -92,7 +92,7 @@ def test_split_row_is_floor_and_fraction(num_steps):
 def test_a_doubled_loss_is_that_of_each_window_alone(schedule, objective):
   """Position by position: the loss of its row, of the same noise, each times its number of rows."""
   doubled = type(objective)(**{**vars(objective), 'doubled': True})
-  config = TransformerConfig(VOCAB, model_dim=16, num_layers=1, num_heads=2, remat='none')
+  config = TransformerConfig(VOCAB, model_dim=16, num_layers=2, num_heads=2, remat='none')
   denoiser = make_denoiser(
     Transformer(config),
     schedule,

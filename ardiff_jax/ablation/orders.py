@@ -34,13 +34,14 @@ def likelihood(models: Models, run: ConfigDict, settings: Mapping, seed: int) ->
     method = method_lib.measured_on(method, schedule, own_chain=False)
   packed = Packed(texts.reshape(-1), texts.shape[1], 0)
   result = model.likelihood(packed, num_samples=run.num_rows or None, seed=seed, method=method)
-  return _figures(
+  figures = _figures(
     {
       'nats': result.nll_per_token,
       'stderr': result.stderr or 0.0,
       'exact': result.kind == 'exact',
     }
   )
+  return figures | {'law': result.law}
 
 
 def infilling(models: Models, run: ConfigDict, settings: Mapping, seed: int) -> dict[str, Any]:

@@ -35,10 +35,14 @@ def newest(records: Iterable[Record]) -> list[Record]:
   """
   found = {}
   for number, record in enumerate(records):
-    seed = record.get('seed')
-    cell = [record.get(part) for part in ('task', 'group', 'name', 'model', 'settings')]
-    found[identity([*cell, seed, number if seed is None else None])] = record
+    found[figure(record) if record.get('seed') is not None else number] = record
   return list(found.values())
+
+
+def figure(record: Record) -> str:
+  """Returns which figure it is a record of; of several of one figure the last counts."""
+  parts = 'task', 'group', 'name', 'model', 'settings', 'seed'
+  return identity([record.get(part) for part in parts])
 
 
 def failed(record: Record) -> bool:

@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 from ardiff_jax import compiled, paths, samplers
 from ardiff_jax import workdir as files
 from ardiff_jax.ablation import origins
+from ardiff_jax.ablation import records as lib
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.ablation.tasks import TASKS
 from ardiff_jax.errors import UserError
@@ -120,8 +121,10 @@ def run(sweep: ConfigDict, directory: pathlib.Path, only: Sequence[str] = ()) ->
   results = directory / 'results.jsonl'
   kept = [record for record in files.read_lines(results) if 'error' not in record]
   done, wanted = {_key(record) for record in kept}, {_key(cell.identity) for cell in cells}
-  # what is asked for now comes last, for of several records of a figure the tables show the last
-  files.rewrite(results, sorted(kept, key=lambda record: _key(record) in wanted))
+  first = {lib.figure(record): place for place, record in reversed([*enumerate(kept)])}
+  # the tables show the last of several records of a figure: let it be what is asked for now
+  order = lambda record: (first[lib.figure(record)], _key(record) in wanted)  # noqa: E731
+  files.rewrite(results, sorted(kept, key=order))
   left = [cell for cell in cells if _key(cell.identity) not in done]
   models = Models(lambda name, seed: model_directory(sweep, directory, name, seed))
   progress = Progress('ablate', len(cells), len(cells) - len(left))
@@ -157,12 +160,14 @@ def _train(
     if training.workdir in wanted:
       wanted.update(training.needs)
   lost = {}
-  for training in filter(lambda training: training.done, planned):
-    old = files.read(training.workdir)
-    new = old | {'config': files.to_json(training.config)}
-    files.check_same_run(training.workdir, old, new, training.references)
+  planned = [one for one in planned if everything or one.workdir in wanted]
   for training in planned:
-    if training.done or not (everything or training.workdir in wanted):
+    if training.done:
+      old = files.read(training.workdir)
+      new = old | {'config': files.to_json(training.config)}
+      files.check_same_run(training.workdir, old, new, training.references)
+  for training in planned:
+    if training.done:
       continue
     if missing := [lost[need] for need in training.needs if need in lost]:
       lost[training.workdir] = missing[0]
@@ -351,7 +356,8 @@ def trainings(sweep: ConfigDict, directory: pathlib.Path) -> list[Training]:
       if model.get('per_seed'):
         config.seed = seed
       needs = tuple(need for other in others for need in add(other, seed, (*before, name)))
-      override = files.flatten(files.to_json(model.get('override', ConfigDict())))
+      override = files.flatten(files.to_json(sweep.common))
+      override |= files.flatten(files.to_json(model.get('override', ConfigDict())))
       references = tuple(key for key, value in override.items() if str(value).startswith('@'))
       found[target] = Training(name, target, model.config, config, needs, references)
     return (target,)

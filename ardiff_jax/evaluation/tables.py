@@ -17,7 +17,7 @@ def of_likelihoods(records: Sequence[dict[str, Any]]) -> str:
       f'  {r["kind"]}: {r["law"]}',
       f'  perplexity {"≤ " if bound else ""}{r["perplexity"]:.2f} a token '
       f'= {r["nll_per_token"]:.4f} nats ({error}; process {r["process"]}, '
-      + (f'{r["samples"]} rows a sequence)' if bound else 'no sampling)'),
+      + (f'{r["samples"]} draws a sequence)' if bound else 'no sampling)'),
       '',
       '  bits per byte',
       f'    {"this model":<16}{r["bits_per_byte"]:8.3f}',

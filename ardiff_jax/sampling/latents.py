@@ -103,9 +103,12 @@ def refine(
     found = jnp.split(every, len(shown))
     return sum(weight * one for weight, one in zip(weights, found, strict=True))
 
+  def is_clamped(time):
+    return (time > 0.0) & (time <= clamp)  # what has settled is looked at no more
+
   def clamped(found, time):
     nearest = denoise.encode(params, denoise.round(params, found).argmax(axis=-1))
-    return jnp.where((time <= clamp)[..., None], nearest, found)
+    return jnp.where(is_clamped(time)[..., None], nearest, found)
 
   falls_SxL = time_SxL[:-1] > time_SxL[1:]
 
@@ -113,7 +116,7 @@ def refine(
     z, before = carry
     now, then = time_SxL[step][None], time_SxL[step + 1][None]
     found = estimate(z, before, now)
-    found = jax.lax.cond((now <= clamp).any(), clamped, lambda found, _: found, found, now)
+    found = jax.lax.cond(is_clamped(now).any(), clamped, lambda found, _: found, found, now)
     new = step_to(z, found, now[..., None], then[..., None], noise('step', step), kind)
     moves = (falls_SxL[step][None] & ~given)[..., None]
     # a text that rests keeps its estimate too, as it would without neighbours that move
