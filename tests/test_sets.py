@@ -149,7 +149,8 @@ def test_an_unknown_name_is_told_the_known_ones(tmp_path, name, hint):
 
 def test_a_set_without_its_file_says_where_it_was_looked_for(tmp_path):
   path = re.escape(str(tmp_path / 'ptb' / 'ptb.test.txt'))
-  with pytest.raises(UserError, match=rf'ptb has no file {path}: .ARDIFF_DATA, or --data_dir .* ptb:FILE'):
+  said = rf'ptb has no file {path}: .ARDIFF_DATA, or --data_dir .* ptb:FILE'
+  with pytest.raises(UserError, match=said):
     sets.read('ptb', tmp_path)
 
 
