@@ -27,8 +27,6 @@ from ardiff_jax.models.latents import LatentDenoiser
 
 KINDS = ('ddim', 'ancestral')
 
-ALL = (True, True, True)  # of the three estimates
-
 
 class Refined(NamedTuple):
   """What a refinement gives.
@@ -58,7 +56,7 @@ def refine(
   guidance_scale: float | jax.Array = 1.0,
   clamp: float | jax.Array = 0.0,
   kind: str = 'ddim',
-  looks: tuple[bool, bool, bool] = ALL,
+  looks: tuple[bool, bool, bool] = (True, True, True),
 ) -> Refined:
   """Refines drafts.
 
