@@ -65,14 +65,14 @@ def bench_sampler(config: ConfigDict, vocab_size: int, repeats: int) -> dict[str
   schedules = [samplers.rows(trained, config, name, length=length)]
   if trained.is_any_order and samplers.named(name).own_rows is None:
     schedules = [hyperschedules.block(length, width, num_levels=1) for width in _GROUPS]
+  methods = [method_lib.on_schedule(trained, schedule) for schedule in schedules]
   params = nn.unbox(trained.denoise.init(jax.random.key(0), length))
   shape = _SAMPLER_BATCH, length
   sampler = jax.jit(generate, static_argnames=('denoise', 'process', 'use_cache'))
   nothing = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
   keys = jax.random.split(jax.random.key(1), _SAMPLER_BATCH)
   calls, runs = {}, {}
-  for schedule in schedules:
-    method = method_lib.on_schedule(trained, schedule)
+  for schedule, method in zip(schedules, methods, strict=True):
     stepper = samplers.make(method, config, name)
     caches = [False, True] if samplers.is_cacheable(method, stepper) else [False]
     for use_cache in caches:

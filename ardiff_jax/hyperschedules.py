@@ -45,6 +45,17 @@ class Region(enum.IntEnum):
   WORTHLESS = 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Label:
+  """A text that is equal to any other, so that what differs in it alone shares compiled programs.
+
+  Attributes:
+    text: what it says.
+  """
+
+  text: str = dataclasses.field(compare=False)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hyperschedule:
@@ -56,7 +67,7 @@ class Hyperschedule:
   Attributes:
     levels: int32[S+1, L] in 0..T.
     num_levels: T; the time of a level is last_time · level / T.
-    name: how it was made, e.g. "block(length=16, width=4, num_levels=8)".
+    label: of the name.
     always_active: whether every position is active at every step, so that no row of the network
       ever needs hiding from another.
     left_to_right: whether at every step the settled positions come first, the active next and the
@@ -71,7 +82,7 @@ class Hyperschedule:
 
   levels: np.ndarray | jax.Array
   num_levels: int = dataclasses.field(metadata={'static': True})
-  name: str = dataclasses.field(metadata={'static': True})
+  label: Label = dataclasses.field(metadata={'static': True})
   always_active: bool = dataclasses.field(metadata={'static': True})
   left_to_right: bool = dataclasses.field(metadata={'static': True})
   window_size: int = dataclasses.field(metadata={'static': True})
@@ -79,6 +90,11 @@ class Hyperschedule:
   tiling: str = dataclasses.field(default='', metadata={'static': True})
   width: int = dataclasses.field(default=0, metadata={'static': True})
   last_time: float | jax.Array = 1.0
+
+  @property
+  def name(self) -> str:
+    """How it was made, e.g. "block(length=16, width=4, num_levels=8)"."""
+    return self.label.text
 
   @property
   def num_steps(self) -> int:
@@ -301,7 +317,7 @@ def _make(
   return Hyperschedule(
     levels,
     num_levels,
-    name,
+    Label(name),
     always_active=bool((order == 1).all()),
     left_to_right=bool((np.diff(order, axis=1) >= 0).all()),
     window_size=int((order == 1).sum(axis=1).max()),

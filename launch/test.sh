@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lints and runs all tests; arguments go to pytest, e.g. `bash launch/test.sh -k noise`.
+# Lints and runs the tests, with --full the long products too; arguments go to pytest, e.g.
+# `bash launch/test.sh -k noise`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/env.sh

@@ -1,32 +1,66 @@
-"""Settings of every test: eight fake devices, strict keys and ranks, one compilation cache."""
+"""Settings of every test: eight fake devices, strict keys and ranks, one compilation cache.
+
+Half of the suite's time was XLA's optimising of programs that run once. Without it, and with the
+older of its two ways to emit loops, they are compiled in a quarter of the time, here and in the
+processes that tests start.
+"""
 
 import importlib
 import os
 import pathlib
 import tempfile
 
-CACHE = os.environ.setdefault(
+FAST_COMPILATION = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+if FAST_COMPILATION not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {FAST_COMPILATION}'.strip()
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / 'ardiff_jax_test_cache')
 )
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from untrained import one_device, untrained  # noqa: E402
 
+import ardiff_jax  # noqa: E402
 from ardiff_jax import compiled  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_debug_key_reuse', True)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-jax.config.update('jax_compilation_cache_dir', CACHE)
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+
+def pytest_addoption(parser):
+  parser.addoption('--full', action='store_true', help='run the long products, too')
+
+
+# Each file runs in one of two processes: the longest must not be the last to begin.
+LONGEST = ('configs', 'training', 'interruptions', 'processes', 'ablate', 'published_models')
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves out what is marked `full`, unless it is asked for; the longest files come first."""
+
+  def place(item):
+    name = item.path.stem.removeprefix('test_')
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+  items.sort(key=place)
+  if not config.getoption('full'):
+    kept, left_out = [], []
+    for item in items:
+      (left_out if item.get_closest_marker('full') else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
+
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = pathlib.Path(os.environ.get('ARDIFF_DATA', ROOT.parent / 'shared' / 'data'))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope='module')
 def few_memory_maps():
-  """Thousands of tests compile more programs than a process may hold."""
+  """Dozens of files compile more programs than a process may hold."""
   yield
   compiled.drop_many()
 
@@ -42,9 +76,13 @@ def shared_data() -> pathlib.Path:
 @pytest.fixture
 def text_file(tmp_path) -> pathlib.Path:
   """A small text with some structure."""
-  lines = [f'{i} plus {j} is {i + j}.\n' for i in range(30) for j in range(30)]
-  path = tmp_path / 'sums.txt'
-  path.write_text(''.join(lines))
+  return write_sums(tmp_path)
+
+
+def write_sums(folder: pathlib.Path, most: int = 30) -> pathlib.Path:
+  """Writes the sums of all pairs of numbers below `most` to a file, and returns its path."""
+  path = folder / 'sums.txt'
+  path.write_text(''.join(f'{i} plus {j} is {i + j}.\n' for i in range(most) for j in range(most)))
   return path
 
 
@@ -67,33 +105,29 @@ def small_config(name: str, source: pathlib.Path, **train):
 
 
 class Runs:
-  """Runs of two steps of each config, trained when first asked for."""
+  """Runs of each config whose parameters are random, on one device; made when first asked for."""
 
   def __init__(self, folder: pathlib.Path):
     self._folder, self._loaded = folder, {}
-    self._text = folder / 'sums.txt'
-    self._text.write_text(
-      ''.join(f'{i} plus {j} is {i + j}.\n' for i in range(20) for j in range(20))
-    )
+    self._text = write_sums(folder, 20)
 
   def __call__(self, name: str):
     """Returns the model of configs/NAME.py."""
     if name not in self._loaded:
-      import ardiff_jax
-      from ardiff_jax.training.loop import train
+      with one_device():
+        self._loaded[name] = ardiff_jax.load(self.directory(name))
+    return self._loaded[name]
 
+  def directory(self, name: str) -> pathlib.Path:
+    """Returns its work directory."""
+    if not (self._folder / name).exists():
       config = small_config(name, self._text, steps=2)
       if name == 'bd3lm':
         config.hyperschedule.update(width=8, num_levels=4)
       if name == 'gate':
         config.init_from = str(self.directory('epsilon_hybrid'))
-      train(config, self._folder / name)
-      self._loaded[name] = ardiff_jax.load(self._folder / name)
-    return self._loaded[name]
-
-  def directory(self, name: str) -> pathlib.Path:
-    """Returns its work directory."""
-    self(name)
+      with one_device():
+        untrained(config, self._folder / name)
     return self._folder / name
 
 

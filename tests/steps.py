@@ -48,7 +48,7 @@ def run_steps(config, mesh, steps=3):
   for _ in range(steps):
     with mesh_lib.use(mesh):
       state, metrics, _ = step(state, *arguments)
-    losses.append(float(metrics.compute()['loss']))
+    losses.append(float(jax.device_get(metrics).compute()['loss']))
   return jax.device_get(state), losses
 
 

@@ -1,68 +1,79 @@
 """From autoregression to diffusion: the window that opens, and the loss."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_any_order as a3
+import worlds
+from test_any_order import B, L, V, keys_of, params, texts
 
 from ardiff_jax import masks, noise
 from ardiff_jax.hyperschedules import flat
 from ardiff_jax.masks import Anneal
 from ardiff_jax.objectives.adaptation import Adaptation
-from ardiff_jax.objectives.likelihood import Examples, WeightedCrossEntropy, reading_nats
+from ardiff_jax.objectives.likelihood import Examples, WeightedCrossEntropy
 from ardiff_jax.sampling.steppers import Ranked
-from tests import test_any_order as a3
-from tests.test_any_order import L, V, keys_of, params, texts
 
 PROCESS = noise.absorbing(V)
 CAUSAL = a3.make('shifted', window='causal', context='causal')
 OPEN = a3.make('shifted', flat(L, 8), window='full')
-SHOWN = dict(regions=np.ones(L, np.int8), settle_step=np.full(L, 8))
 
 
-def examples_of(batch, step=0):
+@functools.partial(jax.jit, static_argnums=0)
+def examples_of(batch=B, step=0, seed=3):
   return Examples(
     tokens=texts(batch),
     counted=jnp.ones((batch, L), bool),
     uniform=jnp.linspace(0.0, 0.99, batch),
-    keys=jax.random.split(jax.random.key(3), batch),
+    keys=jax.random.split(jax.random.key(seed), batch),
     step=jnp.int32(step),
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def loss_of(objective, weights, examples):
+  return objective(OPEN, weights, examples, flat(L, 8))
+
+
 def logits_of(tokens, anneal):
-  return OPEN(params(), tokens, sigma=jnp.zeros(tokens.shape), anneal=anneal, **SHOWN)
+  regions, settle_step = np.ones(L, np.int8), np.full(L, 8)
+  return np.asarray(a3.predict(OPEN, params(), tokens, regions, settle_step, anneal))
 
 
 def reading(tokens):
-  settled = dict(regions=np.zeros(L, np.int8), settle_step=np.arange(1, L + 1))
-  return CAUSAL(params(), tokens, sigma=jnp.zeros(tokens.shape), **settled)
+  return np.asarray(a3.read(CAUSAL, tokens))
 
 
 def anneal(share, seed=0):
-  return Anneal(jnp.float32(share), jnp.int32(seed))
+  return Anneal(np.float32(share), np.int32(seed))
 
 
-def dense(share, seed=0, size=64):
-  place = jnp.arange(size)
-  return np.asarray(anneal(share, seed).visible(place[:, None], place[None]))
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0))
+def dense(share, seed):
+  """bool[N, 64, 64] of int32[N] seeds."""
+  place = jnp.arange(64)
+  return Anneal(share, seed).visible(place[:, None], place[None])
 
 
 # The window.
 
 
-@pytest.mark.parametrize('share', [0.0, 0.3, 1.0])
-def test_rows_see_their_left_and_a_share_of_their_right(share):
-  seen = np.stack([dense(share, seed) for seed in range(20)])
+def test_rows_see_their_left_and_a_share_of_their_right():
   left = np.tril(np.ones((64, 64), bool))
-  assert seen[:, left].all()
-  right = seen[:, ~left]
-  np.testing.assert_allclose(right.mean(), share, atol=0.01)
-  if share == 0.3:
-    assert (right.mean(axis=0) > 0.0).mean() > 0.99 and (right.mean(axis=0) < 0.8).all()
-    pairs = (right[:, :-1] & right[:, 1:]).mean()
-    np.testing.assert_allclose(pairs, 0.09, atol=0.01)  # neighbours are independent
-    assert len({x.tobytes() for x in seen}) == 20
+  for share in (0.0, 0.3, 1.0):
+    seen = np.asarray(dense(np.float32(share), np.arange(20)))
+    assert seen[:, left].all()
+    right = seen[:, ~left]
+    np.testing.assert_allclose(right.mean(), share, atol=0.01)
+    if share == 0.3:
+      assert (right.mean(axis=0) > 0.0).mean() > 0.99 and (right.mean(axis=0) < 0.8).all()
+      pairs = (right[:, :-1] & right[:, 1:]).mean()
+      np.testing.assert_allclose(pairs, 0.09, atol=0.01)  # neighbours are independent
+      assert len({x.tobytes() for x in seen}) == 20
 
 
 def test_closed_and_without_masks_it_is_the_autoregressive_model():
@@ -73,17 +84,22 @@ def test_closed_and_without_masks_it_is_the_autoregressive_model():
 def test_closed_the_first_mask_is_predicted_as_the_next_token():
   tokens = texts()
   for place in range(L):
-    shown = tokens.at[:, place:].set(V)
+    shown = tokens.copy()
+    shown[:, place:] = V
     ours = logits_of(shown, anneal(0.0))[:, place]
-    np.testing.assert_allclose(ours, reading(tokens)[:, place], atol=2e-5)
+    np.testing.assert_allclose(ours, reading(tokens)[:, place], atol=2e-5, err_msg=f'{place}')
 
 
 def test_closed_and_leftmost_first_it_decodes_as_the_autoregressive_model():
-  canvas, read = jnp.full((1, L), V), jnp.zeros((1, L), jnp.int32)
+  """From nothing, and behind tokens that are given."""
+  first = np.arange(B) % (V + 1)
+  canvas, read = np.full((B, L), V, np.int32), np.zeros((B, L), np.int32)
+  canvas[:, 0], read[:, 0] = first, first % V
   for place in range(L):
+    free = canvas[:, place] == V
     best = logits_of(canvas, anneal(0.0))[:, place].argmax(axis=-1)
-    canvas = canvas.at[:, place].set(best)
-    read = read.at[:, place].set(reading(read)[:, place].argmax(axis=-1))
+    canvas[free, place] = best[free]
+    read[free, place] = reading(read)[free, place].argmax(axis=-1)
   np.testing.assert_array_equal(canvas, read)
 
 
@@ -97,93 +113,97 @@ def test_open_it_is_the_full_window_whatever_the_seed():
 
 
 def test_slices_of_the_mask_are_the_mask():
-  """Attention makes it in parts of the queries."""
-  place = jnp.arange(64)
-  whole = dense(0.4)
-  part = anneal(0.4).visible(place[16:32, None], place[None, 8:40])
+  """Attention makes it in parts of the queries; and it is never known beforehand."""
+
+  @jax.jit
+  def parts():
+    place, some = jnp.arange(64), anneal(0.4)
+    part = some.visible(place[16:32, None], place[None, 8:40])
+    regions, sight = jnp.ones((1, 64), jnp.int8), masks.Sight('full')
+    mask = masks.from_regions(regions, place, context='causal', sight=sight).replace(anneal=some)
+    return part, mask, mask.dense()
+
+  (whole,) = np.asarray(dense(np.float32(0.4), np.zeros(1, np.int32)))
+  part, mask, (in_full,) = parts()
   np.testing.assert_array_equal(part, whole[16:32, 8:40])
-  regions = jnp.ones((1, 64), jnp.int8)
-  mask = masks.from_regions(regions, place, context='causal', sight=masks.Sight('full')).replace(
-    anneal=anneal(0.4)
-  )
-  np.testing.assert_array_equal(mask.dense()[0], whole)
+  np.testing.assert_array_equal(in_full, whole)
   assert masks.fix(mask).fixed is None
+  assert masks.fix(mask.replace(anneal=None)).fixed is not None
 
 
 # The objective.
 
 
+STAGED = Adaptation(PROCESS, causal_steps=5, anneal_steps=10)
+
+
 def test_it_begins_as_next_token_prediction():
-  objective = Adaptation(PROCESS, causal_steps=5, anneal_steps=10)
-  examples = examples_of(8, step=4)
-  loss = objective(OPEN, params(), examples, flat(L, 8))
-  np.testing.assert_allclose(loss, reading_nats(CAUSAL, params(), examples.tokens), atol=2e-5)
-  given = examples_of(8, step=4)._replace(counted=jnp.zeros((8, L), bool))
-  assert not objective(OPEN, params(), given, flat(L, 8)).any()
+  examples = examples_of(step=4)
+  loss = loss_of(STAGED, params(), examples)
+  nats = a3._reading_nats(CAUSAL, params(), examples.tokens)
+  np.testing.assert_allclose(loss, nats, atol=2e-5)
+  given = examples_of(step=4)._replace(counted=np.zeros((B, L), bool))
+  assert not loss_of(STAGED, params(), given).any()
 
 
 def test_it_ends_as_the_diffusion_bound():
-  for objective, step in (
-    (Adaptation(PROCESS), 0),
-    (Adaptation(PROCESS, causal_steps=5, anneal_steps=10), 14),
-  ):
-    ours = objective(OPEN, params(), examples_of(8, step), flat(L, 8))
-    theirs = WeightedCrossEntropy(PROCESS)(OPEN, params(), examples_of(8), flat(L, 8))
+  theirs = loss_of(WeightedCrossEntropy(PROCESS), params(), examples_of())
+  for objective, step in ((Adaptation(PROCESS), 0), (STAGED, 14)):
+    ours = loss_of(objective, params(), examples_of(step=step))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_the_window_opens_by_equal_steps():
-  objective = Adaptation(PROCESS, causal_steps=5, anneal_steps=10)
-  shares = [float(objective.share(jnp.int32(step))) for step in (5, 9, 13, 14, 99)]
+  share = jax.jit(STAGED.share)
+  shares = [float(share(np.int32(step))) for step in (5, 9, 13, 14, 99)]
   np.testing.assert_allclose(shares, [0.1, 0.5, 0.9, 1.0, 1.0])
-  losses = [
-    np.asarray(objective(OPEN, params(), examples_of(8, step), flat(L, 8))) for step in (6, 8, 12)
-  ]
+  losses = [np.asarray(loss_of(STAGED, params(), examples_of(step=step))) for step in (6, 8, 12)]
   assert (losses[0] != losses[1]).any() and (losses[1] != losses[2]).any()
 
 
-@pytest.mark.parametrize('batch', [1, 8, 64])
-def test_equal_logits_cost_the_log_of_their_number_at_every_batch_size(batch):
+def test_equal_logits_cost_the_log_of_their_number_at_every_batch_size():
   """The denominator is fixed: not how many are masked, of which few would weigh as much as many."""
-  zeros = jax.tree.map(jnp.zeros_like, params())
-  total = 0.0
+  zeros = jax.tree.map(np.zeros_like, params())
+  objective, draw, losses = Adaptation(PROCESS, time_range=(0.1, 1.0)), np.random.default_rng(0), []
   for seed in range(20):
-    examples = examples_of(batch)._replace(
-      uniform=jnp.asarray(np.random.default_rng(seed).random(batch), jnp.float32),
-      keys=jax.random.split(jax.random.key(seed), batch),
-    )
-    objective = Adaptation(PROCESS, time_range=(0.1, 1.0))
-    total += float(objective(OPEN, zeros, examples, flat(L, 8)).mean()) / 20
-  np.testing.assert_allclose(total, np.log(V), rtol=0.9 / np.sqrt(batch))
+    uniform = draw.random(B).astype(np.float32)
+    examples = examples_of(seed=seed)._replace(uniform=uniform)
+    losses.append(np.asarray(loss_of(objective, zeros, examples)))
+    if seed < 3:
+      one = examples_of(seed=seed)._replace(uniform=uniform)
+      one = one._replace(
+        **{x: getattr(one, x)[:1] for x in ('tokens', 'counted', 'uniform', 'keys')}
+      )
+      alone = loss_of(objective, zeros, one)
+      np.testing.assert_allclose(alone[0], losses[-1][0], rtol=1e-5)
+  np.testing.assert_allclose(np.mean(losses), np.log(V), rtol=0.9 / np.sqrt(B))
 
 
 def test_at_time_one_it_is_the_plain_cross_entropy_of_all_tokens():
   objective = Adaptation(PROCESS, time_range=(1.0 - 1e-6, 1.0))
-  examples = examples_of(4)
-  loss = objective(OPEN, params(), examples, flat(L, 8))
-  logits = logits_of(jnp.full((4, L), V), None)
-  law = jax.nn.log_softmax(logits)
-  nats = -np.take_along_axis(np.asarray(law), np.asarray(examples.tokens)[..., None], axis=-1)
+  examples = examples_of()
+  loss = loss_of(objective, params(), examples)
+  law = np.log(worlds.softmax(logits_of(np.full((B, L), V, np.int32), None)))
+  nats = -np.take_along_axis(law, np.asarray(examples.tokens)[..., None], axis=-1)
   np.testing.assert_allclose(loss, nats[..., 0], atol=1e-4)
 
 
 def test_what_is_visible_weighs_nothing():
-  examples = examples_of(64)._replace(uniform=jnp.full(64, 0.5))
-  keys = examples_of(64).keys  # the same, once more
-  noisy = jax.vmap(PROCESS.corrupt)(keys, examples.tokens, jnp.full((64, L), 0.5))
-  loss = np.asarray(Adaptation(PROCESS)(OPEN, params(), examples, flat(L, 8)))
-  np.testing.assert_array_equal(loss > 0.0, noisy.masked)
+  half = np.full(B, 0.5, np.float32)
+  corrupt = jax.jit(jax.vmap(PROCESS.corrupt))
+  noisy = corrupt(examples_of().keys, texts(), np.full((B, L), 0.5, np.float32))
+  loss = loss_of(Adaptation(PROCESS), params(), examples_of()._replace(uniform=half))
+  np.testing.assert_array_equal(np.asarray(loss) > 0.0, noisy.masked)
 
 
 def test_it_reveals_by_confidence_and_keeps_the_prompt():
-  given = np.zeros((50, L), bool)
+  given = np.zeros((B, L), bool)
   given[:, :2] = True
-  tokens = texts(50)
   schedule = flat(L, 3)
   denoise = a3.make('shifted', schedule, window='full')
-  arguments = denoise, params(), PROCESS, Ranked('confidence'), schedule, tokens, given
-  result = a3.run(*arguments, keys_of(50), trace=9)
-  np.testing.assert_array_equal(result.tokens[:, :2], tokens[:, :2])
+  arguments = denoise, params(), PROCESS, Ranked('confidence'), schedule, texts(), given
+  result = a3.run(*arguments, keys_of(B), trace=9)
+  np.testing.assert_array_equal(result.tokens[:, :2], texts()[:, :2])
   np.testing.assert_array_equal((np.asarray(result.trace) == V).sum(axis=2)[:, 0], [2, 1, 0])
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import small_config
+from untrained import one_device
 
 import ardiff_jax
 from ardiff_jax import evaluate
@@ -24,6 +25,12 @@ RECORDS = [
     'gold': 0,
   },
 ]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def of_one_device():
+  with one_device():
+    yield
 
 
 def write(path, records):
@@ -131,12 +138,12 @@ def test_score_counts_the_least_nats_and_shares_ties():
   np.testing.assert_allclose(score.stderr, np.std([0, 0.5, 1], ddof=1) / 3**0.5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['ar', 'mdlm', 'a3'])
 def test_a_model_that_knows_the_text_chooses_it(name, tmp_path, text_file):
   """Sums as in its training text against letters that are not in it."""
-  config = small_config(name, text_file, steps=60, learning_rate=3e-3, eval_every=60)
-  config.train.checkpoint_every = 60
+  config = small_config(name, text_file, steps=120, learning_rate=3e-3, eval_every=120)
+  config.train.checkpoint_every = 120
+  config.eval.num_samples = 8
   train(config, tmp_path / 'run')
   records = [
     {'query': f'{i} plus {j}', 'choices': ['#@ %!', f'is {i + j}.'], 'gold': 1}
@@ -144,12 +151,11 @@ def test_a_model_that_knows_the_text_chooses_it(name, tmp_path, text_file):
     for j in range(4)
   ]
   path = write(tmp_path / 'sums.jsonl', [*records, RECORDS[2]])
-  (record,) = evaluate.choose(
-    tmp_path / 'run', [str(path)], too_long='skip', settings=evaluate.Settings(rows=8)
-  )
+  rows = evaluate.Settings(rows=8)
+  (record,) = evaluate.choose(tmp_path / 'run', [str(path)], too_long='skip', settings=rows)
   assert record['items'] == 16 and record['too_long'] == 1 and record['chance'] == 0.5
   assert record['accuracy'] > 0.8
-  (few,) = evaluate.choose(tmp_path / 'run', [str(path)], max_items=4)
+  (few,) = evaluate.choose(tmp_path / 'run', [str(path)], max_items=4, settings=rows)
   assert few['items'] == 4
   assert '| sums.jsonl | 4 | 0 |' in tables.of_choices([few])
   assert len((tmp_path / 'run' / 'choices.jsonl').read_text().splitlines()) == 2
@@ -157,13 +163,13 @@ def test_a_model_that_knows_the_text_chooses_it(name, tmp_path, text_file):
   model = ardiff_jax.load(tmp_path / 'run')
   rows = choices.encode(choices.read(path), model.tokenizer, 32, 'skip')
   nats = [
-    model.sequence_nats(rows.tokens, rows.counted, num_samples=1, seed=0, batch_size=size)
-    for size in (1, 16)
+    model.sequence_nats(rows.tokens, rows.counted, num_samples=8, seed=0, batch_size=size)
+    for size in (1, 8)
   ]
   np.testing.assert_allclose(*nats, rtol=1e-5)
-  twice, all_counted = rows.tokens[[0, 0]], np.ones((2, 32), bool)
-  for numbers, alike in (([3, 3], True), ([3, 4], name != 'mdlm')):
-    one, other = model.sequence_nats(
-      twice, all_counted, num_samples=1, seed=0, numbers=np.array(numbers)
+  same, all_counted = rows.tokens[[0] * 8], np.ones((8, 32), bool)
+  for numbers, alike in (([3] * 8, True), ([*range(8)], name != 'mdlm')):
+    one, *others = model.sequence_nats(
+      same, all_counted, num_samples=8, seed=0, numbers=np.array(numbers)
     )
-    assert (one == other) == alike
+    assert all((one == other) == alike for other in others)

@@ -12,7 +12,6 @@ TINY = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['first_run', 'watch_a_sample'])
 def test_notebook_runs(name, text_file, tmp_path):
   notebook = nbformat.read(ROOT / 'colabs' / f'{name}.ipynb', as_version=4)

@@ -1,5 +1,7 @@
 """Divergences against brute force in float64, and float32 against float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +35,16 @@ def log_p0s(n=3, vocab_size=VOCAB, scale=2.0):
   return scale * np.random.default_rng(1).standard_normal((n, vocab_size))
 
 
+STEPS = [  # t, s
+  *[(0.5, 0.25), (0.9, 0.1), (0.3, 0.0), (1.0, 0.75), (1.0, 0.0), (1e-4, 0.0)],
+  *[(0.5, 0.5 - 1e-6), (0.01, 0.01 - 1e-6), (0.3, 0.3), (1.0, 1.0), (0.0, 0.0)],
+]
+INSIDE = np.array([0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])  # as many
+
+
 def grid(process, times, num_predictions=3):
   """Every time, prediction, x_0 and x_t: their indices, int[K] each, the time of each, float64[K],
-  and whether x_0 leads to x_t then. One shape for all processes, so that they share programs."""
+  and whether x_0 leads to x_t then. One shape for all, so that they share programs."""
   times, v = np.asarray(times, np.float64), process.vocab_size
   k, n, x0, x_t = (
     x.reshape(-1).astype(np.int32) for x in np.indices((len(times), num_predictions, v, v + 1))
@@ -56,11 +65,6 @@ def kl(q, p):
 
 
 # The term of the bound.
-
-STEPS = [
-  *[(0.5, 0.25), (0.9, 0.1), (0.3, 0.0), (1.0, 0.75), (1.0, 0.0), (1e-4, 0.0)],
-  *[(0.5, 0.5 - 1e-6), (0.01, 0.01 - 1e-6), (0.3, 0.3), (1.0, 1.0), (0.0, 0.0)],
-]
 
 
 @pytest.mark.parametrize('process', PROCESSES, ids=str)
@@ -97,7 +101,7 @@ def test_posterior_kl_is_the_kl_of_the_posteriors(process):
 @pytest.mark.parametrize('process', PROCESSES, ids=str)
 def test_posterior_kl_is_zero_for_the_truth(process):
   """A prediction that is sure of x_0, at every edge, in float32, and its gradient is finite."""
-  k, _, x0, x_t, t, possible = grid(process, [t for t, _ in STEPS], 1)
+  k, _, x0, x_t, t, possible = grid(process, [t for t, _ in STEPS])
   s = np.array([s for _, s in STEPS])[k]
   sure = jnp.where(jnp.arange(VOCAB)[None] == x0[:, None], 0.0, -1e4)
 
@@ -124,7 +128,7 @@ def test_kl_rate_is_the_score_entropy_and_the_limit_of_short_steps(process):
   """A step of h = 1e-6 differs from its limit by h times the slope of the rate; two steps
   extrapolate to it, 2·f(h) - f(2h), within 1e-5."""
   logits, h = log_p0s(), 1e-6
-  _, n, x0, x_t, t, possible = grid(process, [0.01, 0.3, 0.5, 0.9])
+  _, n, x0, x_t, t, possible = grid(process, INSIDE)
   possible &= process.resamples | (x_t == VOCAB)  # else the limit is 0 by definition
   with jax.enable_x64(True):
     logits, x0, x_t, t = (jnp.asarray(x) for x in (logits[n], x0, x_t, t))
@@ -146,31 +150,34 @@ def test_kl_rate_is_the_score_entropy_and_the_limit_of_short_steps(process):
 def test_score_entropy_is_the_sum_over_rates(process):
   """σ'·Σ_{y≠x} Q(y→x)·[s_y - r_y·log s_y + r_y(log r_y - 1)] term by term for arbitrary scores, the
   rates by central differences of the noising matrix: within 1e-6."""
-  at, h = 0.4, 1e-5
-  log_score = log_p0s(scale=1.0)
-  _, n, x0, x_t, t, possible = grid(process, [at])
-  marginal = worlds.kernel(*worlds.survivals(process, at), VOCAB)[:-1]
-  rates = (worlds.step_kernel(process, at + h, at - h) - np.eye(VOCAB + 1)) / (2 * h)  # y into x
+  h, log_score = 1e-5, log_p0s(scale=1.0)
+  which, n, x0, x_t, t, possible = grid(process, INSIDE)
+  marginals, rates = [], []  # rates: y into x
+  for at in INSIDE:
+    marginals.append(worlds.kernel(*worlds.survivals(process, at), VOCAB)[:-1])
+    step = worlds.step_kernel(process, at + h, at - h)
+    rates.append((step - np.eye(VOCAB + 1)) / (2 * h))
   expected = np.zeros(len(n))
   for k in np.flatnonzero(possible):
+    marginal, rate = marginals[which[k]], rates[which[k]]
     for y in set(range(VOCAB)) - {x_t[k]}:
       r = marginal[x0[k], y] / marginal[x0[k], x_t[k]]
       constant = r * (np.log(r) - 1) if r > 0 else 0.0
       log_s = log_score[n[k], y]
-      expected[k] += rates[y, x_t[k]] * (np.exp(log_s) - r * log_s + constant)
+      expected[k] += rate[y, x_t[k]] * (np.exp(log_s) - r * log_s + constant)
   with jax.enable_x64(True):
     args = (jnp.asarray(x) for x in (log_score[n], x0, x_t, t))
     ours = np.asarray(divergences.score_entropy_rate(process, *args))
+  possible &= (t >= 0.2) & (t <= 0.6)  # elsewhere the differences are too coarse
   np.testing.assert_allclose(ours[possible], expected[possible], rtol=1e-4, atol=1e-9)
-  assert (expected > 0.01).any()
+  assert (expected[possible] > 0.01).any()
 
 
 @pytest.mark.parametrize('process', RATED, ids=str)
 def test_gradient_of_the_score_entropy_is_zero_at_the_true_ratios(process):
   """Averaged over x_0 given x_t, for data of LAW; and not at other scores."""
-  times = [0.05, 0.5, 0.95]
-  k, _, x0, x_t, t, possible = grid(process, times, 1)
-  marginals = np.stack([worlds.kernel(*worlds.survivals(process, t), VOCAB)[:-1] for t in times])
+  k, n, x0, x_t, t, possible = grid(process, INSIDE)
+  marginals = np.stack([worlds.kernel(*worlds.survivals(process, t), VOCAB)[:-1] for t in INSIDE])
   mixed = LAW @ marginals  # [times, V+1]
   here = np.where(possible, mixed[k, x_t], 1.0)
   weight = np.where(possible, LAW[x0] * marginals[k, x0, x_t] / here, 0.0)
@@ -186,7 +193,8 @@ def test_gradient_of_the_score_entropy_is_zero_at_the_true_ratios(process):
           * jnp.where(possible, divergences.score_entropy_rate(process, x, *args), 0.0)
         ).sum()
       )(jnp.asarray(log_score))
-    return np.stack([np.asarray(each)[group == g].sum(axis=0) for g in range(group.max() + 1)])
+    once = np.where((n == 0)[:, None], each, 0.0)  # the predictions play no part
+    return np.stack([once[group == g].sum(axis=0) for g in range(group.max() + 1)])
 
   np.testing.assert_allclose(gradient(log_ratio), 0.0, atol=1e-11)
   elsewhere = np.abs(gradient(log_ratio + 0.3)) > 1e-6
@@ -202,20 +210,27 @@ def test_gradient_of_the_score_entropy_is_zero_at_the_true_ratios(process):
 def test_gradients_are_those_of_finite_differences():
   """Through every branch of x_t, central differences of 1e-5 in float64."""
   process = noise.gamma_hybrid(VOCAB, 0.3)
-  _, n, x0, x_t, t, _ = grid(process, [0.4])
+  _, n, x0, x_t, t, _ = grid(process, INSIDE)
   logits, step = log_p0s()[n], 1e-5
+  forms = {
+    'rate': lambda x: divergences.kl_rate(process, x, x0, x_t, t),
+    'step': lambda x: divergences.posterior_kl(process, x, x0, x_t, t, t / 2),
+    'score': lambda x: divergences.score_entropy_rate(process, x, x0, x_t, t),
+  }
+
+  @jax.jit
+  def run(x):
+    slopes = {name: jax.grad(lambda x, f=f: f(x).sum())(x) for name, f in forms.items()}
+    return {name: f(x) for name, f in forms.items()}, slopes
+
   with jax.enable_x64(True):
-    x0, x_t, t = (jnp.asarray(x) for x in (x0, x_t, t))
-    for f in (
-      lambda x: divergences.kl_rate(process, x, x0, x_t, t),
-      lambda x: divergences.posterior_kl(process, x, x0, x_t, t, t / 2),
-      lambda x: divergences.score_entropy_rate(process, x, x0, x_t, t),
-    ):
-      gradient = jax.grad(lambda x, f=f: f(x).sum())(jnp.asarray(logits))
-      for y in range(VOCAB):
-        nudge = step * np.eye(VOCAB)[y][None]
-        slope = (f(jnp.asarray(logits + nudge)) - f(jnp.asarray(logits - nudge))) / (2 * step)
-        np.testing.assert_allclose(gradient[:, y], slope, rtol=1e-6, atol=1e-8)
+    _, gradients = run(logits)
+    for y in range(VOCAB):
+      nudge = step * np.eye(VOCAB)[y][None]
+      above, below = run(logits + nudge)[0], run(logits - nudge)[0]
+      for name, gradient in gradients.items():
+        slope = (np.asarray(above[name]) - below[name]) / (2 * step)
+        np.testing.assert_allclose(gradient[:, y], slope, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 @pytest.mark.parametrize('vocab_size', [2, 4, 1000])
@@ -234,14 +249,19 @@ def test_leave_one_out_undoes_what_a_visible_token_adds(vocab_size):
 # One token: the integral of the rate, and what is left at its end, is the entropy.
 
 
-def nodes(end, count=300):
+@functools.cache
+def legendre():
+  return np.polynomial.legendre.leggauss(300)
+
+
+def nodes(end):
   """Times in (0, end) and their weights: Gauss-Legendre, dense at both ends, where the rate may
   grow like a logarithm; with every x_0 and x_t: float64[K], float64[K], int32[K], int32[K]."""
-  u, weight = np.polynomial.legendre.leggauss(count)
+  u, weight = legendre()
   u, weight = (u + 1) / 2, weight / 2
   t = -end * np.expm1(4 * np.log1p(-(u**4)))
   weight = weight * end * 16 * (1 - u**4) ** 3 * u**3
-  k, x0, x_t = (x.reshape(-1) for x in np.indices((count, VOCAB, VOCAB + 1)))
+  k, x0, x_t = (x.reshape(-1) for x in np.indices((len(u), VOCAB, VOCAB + 1)))
   return t[k], weight[k], x0.astype(np.int32), x_t.astype(np.int32)
 
 
@@ -256,7 +276,11 @@ def integrate(process, rate_of, end):
 
 
 @pytest.mark.parametrize(
-  'gamma, delta', [(0.0, 0.0), (0.01, 0.0), (0.1, 0.0), (0.3, 0.0), (1.0, 0.0), (0.3, 0.05)]
+  'gamma, delta',
+  [
+    *((0.0, 0.0), (0.01, 0.0), (0.3, 0.05), (1.0, 0.0)),
+    *(pytest.param(gamma, 0.0, marks=pytest.mark.full) for gamma in (0.1, 0.3)),
+  ],
 )
 def test_gamma_integral_and_its_end_are_the_entropy(gamma, delta):
   """∫ E[kl_rate] up to t1 + E KL(q_t1(.|x_0) ‖ q_t1(.|p0)), with p0 the data's law: within 1e-6.
@@ -264,16 +288,11 @@ def test_gamma_integral_and_its_end_are_the_entropy(gamma, delta):
   At t1 = 1 - 1e-5, as far as training goes, and δ = 0 the integral alone is within 1e-3.
   """
   process = noise.gamma_hybrid(VOCAB, gamma, delta)
-  log_law = np.log(LAW)
+  logits = np.log(LAW)[None].repeat(len(nodes(1.0)[0]), axis=0)
+  rate = jax.jit(lambda *args: divergences.kl_rate(process, *args))
   for end in (0.3, 0.9, 1 - 1e-5):
     with jax.enable_x64(True):
-      ours = integrate(
-        process,
-        lambda x0, x_t, t: divergences.kl_rate(
-          process, jnp.tile(jnp.asarray(log_law)[None], (len(x0), 1)), x0, x_t, t
-        ),
-        end,
-      )
+      ours = integrate(process, functools.partial(rate, logits), end)
     last = worlds.kernel(*worlds.survivals(process, end), VOCAB)[:-1]
     left = LAW @ kl(last, (LAW @ last)[None])
     np.testing.assert_allclose(ours + left, ENTROPY, atol=1e-6)
@@ -341,22 +360,22 @@ def precision_cases(process):
   rng = np.random.default_rng(0)
   logits = np.stack([2 * rng.standard_normal(v), 0.01 * rng.standard_normal(v)] * 2)[:3]
   logits[2, 1] += 12
-  t = (-np.expm1(-SIGMAS)).astype(np.float32)
-  k, n, x, kind = (y.reshape(-1) for y in np.indices((len(SIGMAS), 3, 2, 3)))
+  t = (-np.expm1(-(SIGMAS if v < 10_000 else SIGMAS[::2]))).astype(np.float32)
+  k, n, x, kind = (y.reshape(-1) for y in np.indices((len(t), 3, 2, 3)))
   x_t = np.where(kind == 0, v, np.where(kind == 1, x, (x + 1) % 2))
   possible = (kind == 0) | (process.resamples & (kind == 2)) | (kind == 1)
   possible &= ~((kind == 0) & isinstance(process, noise.Uniform))
   return logits.astype(np.float32)[n], x.astype(np.int32), x_t.astype(np.int32), t[k], possible, n
 
 
-def both(f, *args):
-  """f of float32 arguments, in float32 and in float64."""
-  single = np.asarray(f(*map(jnp.asarray, args)))
-  assert single.dtype == np.float32
+def both(f, args):
+  """f of float32 arguments, in float32 and in float64: dictionaries of arrays."""
+  single = jax.tree.map(np.asarray, f(*map(jnp.asarray, args)))
   with jax.enable_x64(True):
     wide = [np.asarray(x, np.float64 if x.dtype == np.float32 else x.dtype) for x in args]
-    double = np.asarray(f(*map(jnp.asarray, wide)))
-  assert double.dtype == np.float64
+    double = jax.tree.map(np.asarray, f(*map(jnp.asarray, wide)))
+  assert {x.dtype.name for x in single.values()} == {'float32'}
+  assert {x.dtype.name for x in double.values()} == {'float64'}
   return single, double
 
 
@@ -375,23 +394,36 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize('kind', KINDS, ids=str)
-@pytest.mark.parametrize('vocab_size', [4, 1000, 50_257])
+@pytest.mark.parametrize(
+  'vocab_size, kind',
+  [
+    *((4, kind) for kind in KINDS),
+    *((50_257, kind) for kind in KINDS if 0.5 not in kind),
+    *(pytest.param(1000, kind, marks=pytest.mark.full) for kind in KINDS),
+    pytest.param(50_257, KINDS[3], marks=pytest.mark.full),
+  ],
+  ids=str,
+)
 def test_losses_are_precise_in_float32(vocab_size, kind):
   """σ from 1e-6 to 12 and confident predictions too: relative 1e-4, absolute floor 1e-6."""
   process = getattr(noise, kind[0])(vocab_size, *kind[1:])
   *args, possible, _ = precision_cases(process)
-  for name, form in FORMS.items():
-    if kind[0] == 'epsilon_hybrid' and name in ('rate', 'score'):
-      continue  # its resampling has no rate
-    given = args
-    if name == 'score':
-      with jax.enable_x64(True):
-        log_score = divergences.log_score_of(process, *(jnp.asarray(args[i]) for i in (0, 2, 3)))
-      given = [np.asarray(log_score, np.float32), *args[1:]]
-    single, double = both(lambda *x, form=form: form(process, *x), *given)
-    assert np.isfinite(single[possible]).all(), name
-    np.testing.assert_allclose(
-      single[possible], double[possible], rtol=1e-4, atol=1e-6, err_msg=name
-    )
-    assert (double[possible] > 1e-3).any()
+  forms = dict(FORMS)
+  if kind[0] == 'epsilon_hybrid':  # whose resampling has no rate
+    forms = {name: forms[name] for name in ('short step', 'whole step')}
+  with jax.enable_x64(True):
+    log_score = divergences.log_score_of(process, *(jnp.asarray(args[i]) for i in (0, 2, 3)))
+    log_score = np.asarray(log_score, np.float32)
+
+  def losses(logits, log_score, *rest):
+    given = {'score': log_score}
+    return {name: form(process, given.get(name, logits), *rest) for name, form in forms.items()}
+
+  if vocab_size > 4:  # small ones share the programs of single operations
+    losses = jax.jit(losses)
+  single, double = both(losses, [args[0], log_score, *args[1:]])
+  for name in forms:
+    ours, exact = single[name][possible], double[name][possible]
+    assert np.isfinite(ours).all(), name
+    np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert (exact > 1e-3).any(), name

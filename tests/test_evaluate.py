@@ -1,49 +1,58 @@
 """The command evaluate: the same figures every time and at every batch size, and generated text."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from commands import records, refuse, succeed
 from conftest import small_config
+from untrained import one_device, untrained
 
 from ardiff_jax import evaluate
 from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import sets, tables
-from ardiff_jax.training.loop import train
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-  """Returns a function: the work directory of a method, trained on sums for a few steps."""
+def made(tmp_path_factory):
+  """Returns a function: the work directory of a method, with random parameters, on sums."""
   folder = tmp_path_factory.mktemp('runs')
-  text = folder / 'sums.txt'
-  text.write_text(''.join(f'{i} plus {j} is {i + j}.\n' for i in range(120) for j in range(60)))
 
-  def of(name, **settings):
-    run = folder / '-'.join([name, *map(str, settings.values())])
+  def of(name, tens=1):
+    run = folder / f'{name}-{tens}'
     if not run.exists():
-      config = small_config(name, text, steps=40, learning_rate=3e-3, eval_every=40)
-      config.train.checkpoint_every = 40
-      config.data.update(settings)
-      train(config, run)
+      text = folder / f'sums-{tens}.txt'
+      lines = (f'{i} plus {j} is {i + j}.\n' for i in range(20 * tens) for j in range(20))
+      text.write_text(''.join(lines))
+      untrained(small_config(name, text), run)
     return run
 
   return of
 
 
-@pytest.mark.slow
+@pytest.fixture(scope='module', autouse=True)
+def of_one_device():
+  with one_device():
+    yield
+
+
+def whole_only(name):
+  return pytest.param(name, marks=pytest.mark.full)
+
+
+# one of each way to a likelihood; the others go one of these ways, by other noise or rows
 @pytest.mark.parametrize(
   'name',
   [
-    *('ar', 'mdlm', 'sedd', 'bd3lm', 'gamma_hybrid', 'epsilon_hybrid'),
-    *('a3', 'adapt', 'slide'),
+    *('ar', 'sedd', 'bd3lm', 'gamma_hybrid', 'a3', 'slide'),
+    *map(whole_only, ('mdlm', 'epsilon_hybrid', 'adapt')),
   ],
 )
-def test_bounds_do_not_depend_on_the_batch_size(name, trained):
+def test_bounds_do_not_depend_on_the_batch_size(name, made):
   one, many, again = (
-    evaluate.evaluate(trained(name), ['valid'], settings=evaluate.Settings(batch_size=size))[0]
-    for size in (1, 16, 16)
+    evaluate.evaluate(made(name), ['valid'], settings=evaluate.Settings(batch_size=size))[0]
+    for size in (1, 8, 8)
   )
   assert many == again
   np.testing.assert_allclose(one['nll_per_token'], many['nll_per_token'], rtol=1e-5)
@@ -63,10 +72,9 @@ def test_what_a_file_of_ones_own_is_taken_to_be_stands_beside_its_figure():
   assert printed[2].startswith('  exact')
 
 
-@pytest.mark.slow
-def test_commands_score_items_alike_every_time(trained, tmp_path):
+def test_commands_score_items_alike_every_time(made, tmp_path):
   """Choices and gaps by their flags, at batches of one and of many; a set of text twice."""
-  run = trained('mdlm')
+  run = made('mdlm')
   chosen, gaps, text = (tmp_path / name for name in ('chosen.jsonl', 'gaps.jsonl', 'text.txt'))
   right = [
     {'query': f'{i} plus {i} is', 'choices': [f'{2 * i}.', f'{i}.'], 'gold': 0} for i in range(4)
@@ -78,31 +86,33 @@ def test_commands_score_items_alike_every_time(trained, tmp_path):
   gaps.write_text(''.join(json.dumps(x) + '\n' for x in words))
   text.write_text('3 plus 4 is 7.\n' * 9)
   command = lambda *flags: succeed('evaluate', f'--workdir={run}', *flags).stdout  # noqa: E731
-  skip, rows = (f'--choices={chosen}', '--too_long=skip'), ('--rows=3', '--batch_size=1')
-  tables = [command(*skip, '--rows=3', f'--batch_size={size}') for size in (1, 8)]
-  few = command(*skip, *rows, '--max_items=2')
-  first, again, two = records(run / 'choices.jsonl')
-  assert first == again and tables[0] == tables[1] != few
+  skip = f'--choices={chosen}', '--too_long=skip', '--rows=3'
+  table = command(*skip, '--batch_size=1')
+  few = command(*skip, '--batch_size=1', '--max_items=2')
+  settings = evaluate.Settings(rows=3, batch_size=8)
+  evaluate.choose(run, [str(chosen)], too_long='skip', settings=settings)
+  first, two, again = records(run / 'choices.jsonl')
+  assert first == again and table.strip() == tables.of_choices([again]).strip() != few.strip()
   assert (first['items'], first['too_long'], first['samples'], two['items']) == (4, 1, 3, 2)
   cut = f'--infill={gaps}', '--too_long=cut'
-  tables = [command(*cut, f'--batch_size={size}') for size in (1, 8)]
+  table = command(*cut, '--batch_size=1')
   command(*cut, '--sampler=remdm_cap', '--steps=2', '--temperature=0.5', '--max_items=3')
   command(*cut, '--hyperschedule=block,width=8,num_levels=2')
-  first, again, other, block = records(run / 'infilling.jsonl')
-  assert first == again and tables[0] == tables[1]
+  evaluate.fill(run, [str(gaps)], too_long='cut', temperature=0.0, batch_size=8)
+  first, other, block, again = records(run / 'infilling.jsonl')
+  assert first == again and table.strip() == tables.of_infilling([again]).strip()
   assert (first['items'], first['cut'], other['items']) == (6, 1, 3)
   assert (other['sampler'], other['temperature']) == ('remdm_cap', 0.5) != first['sampler']
   assert block['hyperschedule'] == 'block(length=32, width=8, num_levels=2)'
-  for _ in range(2):
-    command(f'--data={text}')
+  command(f'--data={text}')
+  evaluate.evaluate(run, [str(text)])
   one, same = records(run / 'eval.jsonl')[-2:]
   assert one == same and one['data'] == str(text)
 
 
-@pytest.mark.slow
-def test_samples_are_judged_beside_real_text(trained, tmp_path):
+def test_samples_are_judged_beside_real_text(made, tmp_path):
   """A judge of bytes reads what a model of bytes wrote, and loops are told from text."""
-  model, judge = trained('mdlm'), trained('ar')
+  model, judge = made('mdlm', tens=15), made('ar')
   out = tmp_path / 'samples.jsonl'
   arguments = f'--workdir={model}', f'--samples={out}', f'--judge={judge}'
   succeed('sample', f'--workdir={model}', '--num_samples=12', '--steps=8', f'--out={out}')
@@ -131,12 +141,11 @@ def test_samples_are_judged_beside_real_text(trained, tmp_path):
   assert looped['distinct_1'] < 0.01 and looped['self_bleu'] == 1.0 > looped['real_self_bleu']
 
 
-@pytest.mark.slow
-def test_another_tokenizer_is_refused_unless_asked_for(trained, tmp_path):
-  model, judge = trained('mdlm'), tmp_path / 'judge'
-  config = small_config('ar', model.parent / 'sums.txt')
+def test_another_tokenizer_is_refused_unless_asked_for(made, tmp_path):
+  model, judge = made('mdlm'), tmp_path / 'judge'
+  config = small_config('ar', model.parent / 'sums-1.txt')
   config.tokenizer.update(kind='sentencepiece', vocab_size=300)
-  train(config, judge)
+  untrained(config, judge)
   out = tmp_path / 'samples.jsonl'
   lines = [{'text': '1 plus 2 is 3.\n', 'token_ids': list(b'1 plus 2 is 3.\n')}] * 3
   out.write_text(''.join(json.dumps(line) + '\n' for line in lines))
@@ -151,15 +160,14 @@ def test_another_tokenizer_is_refused_unless_asked_for(trained, tmp_path):
   other, short = tmp_path / 'other.txt', tmp_path / 'short.txt'
   other.write_text('zz zz zz\n' * 30)
   short.write_text('1 plus')
-  (beside,) = evaluate.judge(model, [str(out)], trained('ar'), str(other))
+  (beside,) = evaluate.judge(model, [str(out)], made('ar'), str(other))
   assert beside['real'] == str(other) and beside['real_entropy'] < record['real_entropy']
   with pytest.raises(UserError, match='shorter than two texts of 15 tokens'):
-    evaluate.judge(model, [str(out)], trained('ar'), str(short))
+    evaluate.judge(model, [str(out)], made('ar'), str(short))
 
 
-@pytest.mark.slow
-def test_mistakes_are_refused(trained, tmp_path):
-  model, judge = trained('mdlm'), trained('ar')
+def test_mistakes_are_refused(made, tmp_path):
+  model, judge = made('mdlm'), made('ar')
   out, empty = tmp_path / 'samples.jsonl', tmp_path / 'empty.txt'
   empty.touch()
   long = tmp_path / 'long.jsonl'
@@ -176,20 +184,25 @@ def test_mistakes_are_refused(trained, tmp_path):
     path.write_text(''.join(json.dumps(x) + '\n' for x in (line, line | other)))
   for arguments, message in (
     (['--data=wikitxt'], 'Did you mean wikitext'),
-    (['--data=wikitext', f'--data_dir={tmp_path}'], '--data_dir of evaluate, names the folder'),
-    ([f'--data={tmp_path}/nowhere.txt'], 'neither a text file nor a known set'),
-    ([f'--data={empty}'], 'is empty'),
-    ([f'--infill={long}'], "begins 'a word a word a word a word a word a wor' has 139 tokens"),
-    ([f'--infill={empty}'], 'is empty'),
     ([f'--samples={out}'], 'go together'),
     ([f'--samples={out}', f'--judge={judge}', '--data=valid,lambada'], 'one --data'),
-    ([f'--samples={out}', f'--judge={judge}'], 'texts of 1 to 2 tokens'),
     ([f'--samples={out}', f'--judge={judge}', '--rows=2'], '--rows goes with --choices, not'),
-    ([f'--samples={mixed}', f'--judge={judge}'], 'several kinds (temperature)'),
-    ([f'--samples={begun}', f'--judge={judge}'], 'given in part'),
-    ([f'--samples={foreign}', f'--judge={judge}'], 'not of the tokenizer'),
-    ([f'--samples={tmp_path}/none.jsonl', f'--judge={judge}'], 'does not exist'),
-    ([f'--samples={long}', f'--judge={judge}'], 'holds no samples'),
     ([f'--infill={long}', f'--choices={long}'], 'one of'),
   ):
     assert message in refuse('evaluate', f'--workdir={model}', *arguments).stderr
+  score, fill, judged = evaluate.evaluate, evaluate.fill, evaluate.judge
+  for call, arguments, message in (
+    (score, (['wikitext'], tmp_path), '--data_dir of evaluate, names the folder'),
+    (score, ([f'{tmp_path}/nowhere.txt'],), 'neither a text file nor a known set'),
+    (score, ([str(empty)],), 'is empty'),
+    (fill, ([str(long)],), "begins 'a word a word a word a word a word a wor' has 139 tokens"),
+    (fill, ([str(empty)],), 'is empty'),
+    (judged, ([str(out)], judge), 'texts of 1 to 2 tokens'),
+    (judged, ([str(mixed)], judge), 'several kinds (temperature)'),
+    (judged, ([str(begun)], judge), 'given in part'),
+    (judged, ([str(foreign)], judge), 'not of the tokenizer'),
+    (judged, ([f'{tmp_path}/none.jsonl'], judge), 'does not exist'),
+    (judged, ([str(long)], judge), 'holds no samples'),
+  ):
+    with pytest.raises(UserError, match=re.escape(message)):
+      call(model, *arguments)

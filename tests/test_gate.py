@@ -1,5 +1,6 @@
 """The overwrite gate: signals, prior, acceptance, the module, and its objective."""
 
+import functools
 import importlib
 
 import flax.linen as nn
@@ -8,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import worlds
+from conftest import Runs, small_config
+from untrained import one_device
+from worlds import World
 
+import ardiff_jax
 from ardiff_jax import method, noise, workdir
 from ardiff_jax.evaluation import gates
 from ardiff_jax.evaluation import samples as measures
@@ -17,27 +23,35 @@ from ardiff_jax.models import gate as gate_lib
 from ardiff_jax.models.gate import Gate, Signals
 from ardiff_jax.objectives.gate import LOSSES, OverwriteGate, relaxed_bernoulli
 from ardiff_jax.objectives.likelihood import Examples
-from tests import worlds
-from tests.worlds import World
+from ardiff_jax.training.loop import train
 
 V, L = 7, 5
 
 
+log_softmax = jax.jit(jax.nn.log_softmax)
+_look = jax.jit(gate_lib.look)
+maturity_prior = jax.jit(gate_lib.maturity_prior)
+noisy_or = jax.jit(gate_lib.noisy_or)
+acceptable = jax.jit(gate_lib.acceptable, static_argnums=3)
+standardised = jax.jit(Signals.standardised)
+
+
 def looked(logits, canvas=None, before=None, is_first=True):
+  """Signals and guesses as numpy arrays."""
   canvas = np.zeros(logits.shape[:2], np.int32) if canvas is None else canvas
-  return gate_lib.look(jax.nn.log_softmax(logits), jnp.asarray(canvas), before, is_first)
+  return jax.device_get(_look(log_softmax(logits), canvas, before, is_first))
 
 
 def some_logits(seed=0, batch=3, scale=1.0):
   rng = np.random.default_rng(seed)
-  return jnp.asarray(scale * rng.standard_normal((batch, L, V)), jnp.float32)
+  return np.float32(scale * rng.standard_normal((batch, L, V)))
 
 
 # Signals.
 
 
 def test_entropy_of_equal_logits_is_the_log_of_their_number():
-  signals, _ = looked(jnp.zeros((1, L, V)))
+  signals, _ = looked(np.zeros((3, L, V), np.float32))
   np.testing.assert_allclose(signals.entropy, np.log(V), rtol=1e-6)
   np.testing.assert_array_equal(signals.margin, 0.0)
 
@@ -50,7 +64,7 @@ def test_signals_are_what_they_say():
   np.testing.assert_allclose(signals.entropy, -(q * np.log(q)).sum(axis=-1), rtol=1e-5)
   np.testing.assert_allclose(signals.margin, ordered[..., -1] - ordered[..., -2], rtol=1e-5)
   np.testing.assert_array_equal(guesses.best, q.argmax(axis=-1))
-  best, second, first_value, second_value = gate_lib.two_best(logits)
+  best, second, first_value, second_value = map(np.asarray, jax.jit(gate_lib.two_best)(logits))
   np.testing.assert_array_equal(best, guesses.best)
   np.testing.assert_array_equal(second, np.argsort(q, axis=-1)[..., -2])
   np.testing.assert_allclose([first_value, second_value], ordered[..., :-3:-1].transpose(2, 0, 1))
@@ -86,37 +100,38 @@ def test_signals_do_not_feel_a_constant_added_to_the_logits():
 def test_standardised_over_the_valid_positions_of_each_example():
   rng = np.random.default_rng(0)
   x, valid = rng.standard_normal((4, 9)).astype(np.float32), rng.random((4, 9)) < 0.7
-  got = Signals(*[jnp.asarray(x)] * 4).standardised(jnp.asarray(valid)).entropy
+  got = np.asarray(standardised(Signals(*[x] * 4), valid).entropy)
   for row in range(4):
     inside = x[row, valid[row]].astype(np.float64)
     np.testing.assert_allclose(
-      np.asarray(got)[row, valid[row]], (inside - inside.mean()) / inside.std(), atol=1e-4
+      got[row, valid[row]], (inside - inside.mean()) / inside.std(), atol=1e-4
     )
-    assert not np.asarray(got)[row, ~valid[row]].any()
-  alone = Signals(*[jnp.asarray(x[:1])] * 4).standardised(jnp.asarray(valid[:1])).entropy
-  np.testing.assert_array_equal(alone, got[:1])
+    assert not got[row, ~valid[row]].any()
+  others = np.concatenate([x[:1], 5.0 + 3.0 * x[1:]])
+  alone = standardised(Signals(*[others] * 4), valid).entropy
+  np.testing.assert_array_equal(alone[0], got[0])
 
 
 # Prior, noisy-or, acceptance.
 
 
 def test_prior_is_half_at_maturity_rises_to_the_right_and_falls_with_time():
-  place, visits = jnp.arange(8.0)[None], jnp.arange(1.0, 5.0)[:, None]
-  prior = gate_lib.maturity_prior(place, visits, 8, 4, alpha=2.0, delta=0.0)
+  place, visits = np.arange(8.0)[None], np.arange(1.0, 5.0)[:, None]
+  prior = maturity_prior(place, visits, 8, 4, alpha=2.0, delta=0.0)
   np.testing.assert_allclose(prior[1, 4], 0.5)  # (4/8)·4 = 2 = t
   assert (np.diff(prior, axis=1) > 0).all() and (np.diff(prior, axis=0) < 0).all()
-  shifted = gate_lib.maturity_prior(place, visits, 8, 4, alpha=2.0, delta=2.0)
+  shifted = maturity_prior(place, visits, 8, 4, alpha=2.0, delta=2.0)
   np.testing.assert_allclose(shifted[:, :-2], prior[:, 2:], rtol=1e-6)
 
 
 def test_noisy_or():
   u, r = np.random.default_rng(0).random((2, 1000)).astype(np.float32)
-  p = np.asarray(gate_lib.noisy_or(u, r))
+  p, zero = np.asarray(noisy_or(u, r)), np.zeros_like(u)
   assert (p >= np.maximum(u, r) - 1e-6).all() and (p <= np.minimum(1.0, u + r) + 1e-6).all()
-  np.testing.assert_allclose(p, gate_lib.noisy_or(r, u), rtol=1e-6)
-  np.testing.assert_array_equal(gate_lib.noisy_or(jnp.float32(0.0), r), r)
-  np.testing.assert_array_equal(gate_lib.noisy_or(u, jnp.float32(0.0)), u)
-  assert (np.diff(gate_lib.noisy_or(np.sort(u), jnp.float32(0.3))) >= 0).all()
+  np.testing.assert_allclose(p, noisy_or(r, u), rtol=1e-6)
+  np.testing.assert_array_equal(noisy_or(zero, r), r)
+  np.testing.assert_array_equal(noisy_or(u, zero), u)
+  assert (np.diff(noisy_or(np.sort(u), zero + np.float32(0.3))) >= 0).all()
 
 
 def test_acceptance_by_the_formula():
@@ -125,95 +140,105 @@ def test_acceptance_by_the_formula():
   q = worlds.softmax(np.asarray(logits, np.float64))
   at = lambda token: np.take_along_axis(q, token[..., None], axis=-1)[..., 0]  # noqa: E731
   ratio, lead = at(new) >= 1.5 * at(old), at(new) >= at(old) + 0.1
-  log_law = jax.nn.log_softmax(logits)
+  log_law = log_softmax(logits)
   for rule, better in (('both', ratio & lead), ('either', ratio | lead)):
-    got = gate_lib.acceptable(log_law, jnp.asarray(old), jnp.asarray(new), rule, 1.5, 0.1)
+    got = acceptable(log_law, old, new, rule, 1.5, 0.1)
     np.testing.assert_array_equal(got, better & (at(new) >= at(old)))
   assert (ratio != lead).any()
-  assert gate_lib.acceptable(log_law, jnp.asarray(old), jnp.asarray(new), 'any', 1.5, 0.1).all()
+  assert acceptable(log_law, old, new, 'any', 1.5, 0.1).all()
 
 
 def test_a_mask_gives_way_to_what_is_likely_enough():
-  log_law = jax.nn.log_softmax(some_logits())
-  best = jnp.argmax(log_law, axis=-1)
-  masks = jnp.full(best.shape, V)
-  got = gate_lib.acceptable(log_law, masks, best, 'both', 1.2, 0.3)
-  np.testing.assert_array_equal(got, jnp.exp(log_law.max(axis=-1)) >= 0.3)
+  log_law = np.asarray(log_softmax(some_logits()))
+  best = log_law.argmax(axis=-1)
+  got = acceptable(log_law, np.full(best.shape, V), best, 'both', 1.2, 0.3)
+  np.testing.assert_array_equal(got, np.exp(log_law.max(axis=-1)) >= 0.3)
 
 
 # The module.
 
 
-def gate_output(gate, signals, hidden=None, weights=None, progress=0.5, prior=0.1):
-  shape, one = signals.entropy.shape, jnp.ones((1, L))
-  hidden = jnp.zeros((*shape, gate.model_dim)) if hidden is None else hidden
+@functools.partial(jax.jit, static_argnums=0)
+def run_gate(gate, weights, hidden, signals, place, progress, prior):
+  valid = jnp.ones(signals.entropy.shape, bool)
+  return gate.apply({'params': weights}, hidden, signals, valid, place, progress, prior)
+
+
+def others(progress=0.5, prior=0.1):
+  return np.float32(np.arange(L)[None] / L), np.full((1, L), progress), np.full((1, L), prior)
+
+
+def gate_output(gate, signals, hidden=None, weights=None):
+  shape = signals.entropy.shape
+  hidden = np.zeros((*shape, gate.model_dim), np.float32) if hidden is None else hidden
   weights = new_weights(gate) if weights is None else weights
-  others = jnp.arange(L)[None] / L, progress * one, prior * one
-  return gate.apply({'params': weights}, hidden, signals, jnp.ones(shape, bool), *others)
+  return run_gate(gate, weights, hidden, signals, *others())
 
 
+@functools.cache
 def new_weights(gate):
-  return nn.unbox(gate.new_weights(jax.random.key(0)))
+  return jax.jit(lambda: nn.unbox(gate.new_weights(jax.random.key(0))))()
+
+
+def moved_weights(gate, by):
+  draw = np.random.default_rng(1)
+  move = lambda x: x + np.float32(by * draw.standard_normal(x.shape))  # noqa: E731
+  return jax.tree.map(move, jax.device_get(new_weights(gate)))
 
 
 def some_signals(seed=0):
-  return Signals(*jnp.asarray(np.random.default_rng(seed).standard_normal((4, 3, L)), jnp.float32))
+  return Signals(*np.float32(np.random.default_rng(seed).standard_normal((4, 3, L))))
 
 
 def test_linear_gate_is_its_formula():
   signals = some_signals()
-  s = signals.standardised(jnp.ones((3, L), bool))
-  weights = {'beta': jnp.float32([0.3, 0.5, 0.7, 1.1, 1.3])}
+  s = standardised(signals, np.ones((3, L), bool))
+  s = Signals(*map(np.asarray, s))
+  weights = {'beta': np.float32([0.3, 0.5, 0.7, 1.1, 1.3])}
   expected = 0.3 + 0.5 * s.entropy - 0.7 * s.margin - 1.1 * s.change + 1.3 * s.surprise
   got = gate_output(Gate('linear', model_dim=8), signals, weights=weights)
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_not_standardised_a_gate_feels_the_size_of_its_signals():
-  weights, signals = {'beta': jnp.float32([0.0, 1.0, 0.0, 0.0, 0.0])}, some_signals()
-  larger = signals._replace(entropy=3.0 * signals.entropy)
+  weights, signals = {'beta': np.float32([0.0, 1.0, 0.0, 0.0, 0.0])}, some_signals()
+  larger = signals._replace(entropy=np.float32(3.0) * signals.entropy)
   for standardise in (True, False):
     gate = Gate('linear', model_dim=8, standardise=standardise)
-    ours, theirs = (gate_output(gate, x, weights=weights) for x in (signals, larger))
+    ours, theirs = (np.asarray(gate_output(gate, x, weights=weights)) for x in (signals, larger))
     np.testing.assert_allclose(theirs, ours * (1.0 if standardise else 3.0), atol=1e-4)
 
 
-@pytest.mark.parametrize('kind', gate_lib.KINDS)
 @pytest.mark.parametrize('kept', gate_lib.SIGNALS)
+@pytest.mark.parametrize('kind', gate_lib.KINDS)
 def test_a_gate_sees_only_its_signals(kind, kept):
   gate = Gate(kind, model_dim=8, signals=(kept,))
-  move = lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape)  # noqa: E731
-  weights = jax.tree.map(move, new_weights(gate))
-  slopes = jax.grad(lambda s: (gate_output(gate, s, weights=weights) ** 2).sum())(some_signals())
+  weights = moved_weights(gate, 0.1)
+  total = lambda signals: (gate_output(gate, signals, weights=weights) ** 2).sum()  # noqa: E731
+  slopes = jax.jit(jax.grad(total))(some_signals())
   for name, slope in slopes._asdict().items():
-    assert bool(jnp.abs(slope).max() > 0) == (name == kept)
+    assert bool(np.abs(slope).max() > 0) == (name == kept)
 
 
 def test_a_learned_gate_starts_as_a_constant():
   gate = Gate('learned', model_dim=8)
   start = gate_output(gate, some_signals())
-  np.testing.assert_allclose(jax.nn.sigmoid(start), 0.05, rtol=1e-5)
+  np.testing.assert_allclose(1 / (1 + np.exp(-np.asarray(start))), 0.05, rtol=1e-5)
 
 
 def test_a_learned_gate_sees_everything_it_is_given():
   """Hidden state, place, progress and prior, and what the text before it was scaled by."""
-  gate, signals, one = Gate('learned', model_dim=8), some_signals(), jnp.ones((1, L))
-  weights = jax.tree.map(
-    lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), new_weights(gate)
-  )
-  hidden = jnp.asarray(np.random.default_rng(5).standard_normal((3, L, 8)), jnp.float32)
-
-  def output(hidden, place, progress, prior):
-    valid = jnp.ones((3, L), bool)
-    return gate.apply({'params': weights}, hidden, signals, valid, place, progress, prior)
-
-  start = dict(hidden=hidden, place=jnp.arange(L)[None] / L, progress=0.5 * one, prior=0.1 * one)
-  for name in start:
-    by = jnp.roll(hidden, 1, axis=2) if name == 'hidden' else 0.3
-    moved = output(**(start | {name: start[name] + by}))
-    assert (np.abs(moved - output(**start)) > 1e-4).mean() > 0.9, name
-  scaled = output(**(start | {'hidden': 7.0 * hidden + 2.0}))  # normalised first
-  np.testing.assert_allclose(scaled, output(**start), atol=1e-4)
+  gate, signals = Gate('learned', model_dim=8), some_signals()
+  weights = moved_weights(gate, 0.3)
+  hidden = np.float32(np.random.default_rng(5).standard_normal((3, L, 8)))
+  output = lambda *shown: np.asarray(run_gate(gate, weights, shown[0], signals, *shown[1:]))  # noqa: E731
+  start = hidden, *others()
+  for i, name in enumerate(('hidden', 'place', 'progress', 'prior')):
+    moved = list(start)
+    moved[i] = np.roll(hidden, 1, axis=2) if name == 'hidden' else moved[i] + np.float32(0.3)
+    assert (np.abs(output(*moved) - output(*start)) > 1e-4).mean() > 0.9, name
+  scaled = output(np.float32(7.0) * hidden + np.float32(2.0), *start[1:])  # normalised first
+  np.testing.assert_allclose(scaled, output(*start), atol=1e-4)
 
 
 def test_gate_refuses_what_is_unknown():
@@ -244,130 +269,158 @@ class Seen(World):
     return features.x[..., :V]
 
 
-def setup(batch=64, **settings):
-  table = jnp.asarray(2.0 * np.random.default_rng(0).standard_normal((V + 1, V)), jnp.float32)
-  gate = Gate('learned', model_dim=2 * V, width=16)
-  params = {'params': {'table': table}, 'gate': new_weights(gate)}
-  objective = OverwriteGate(noise.epsilon_hybrid(V, epsilon=0.01), gate, **settings)
+DENOISE = Seen(_table)
+GATE = Gate('learned', model_dim=2 * V, width=16)
+
+
+def objective_of(**settings):
+  return OverwriteGate(noise.epsilon_hybrid(V, epsilon=0.01), GATE, **settings)
+
+
+@functools.cache
+def params():
+  table = np.float32(2.0 * np.random.default_rng(0).standard_normal((V + 1, V)))
+  return {'params': {'table': table}, 'gate': new_weights(GATE)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def examples_of(batch=64):
   rng = np.random.default_rng(1)
-  examples = Examples(
+  return Examples(
     tokens=jnp.asarray(rng.integers(0, V, (batch, L)), jnp.int32),
     counted=jnp.asarray(rng.random((batch, L)) < 0.9),
     uniform=jnp.asarray(rng.random(batch), jnp.float32),
     keys=jax.random.split(jax.random.key(3), batch),
   )
-  return objective, Seen(_table), params, examples
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss_and_slopes(objective, params, examples):
+  def total(params):
+    loss = objective(DENOISE, params, examples, flat(L, 4))
+    return loss.sum(), loss
+
+  return jax.grad(total, has_aux=True)(params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss(objective, params, examples):
+  return objective(DENOISE, params, examples, flat(L, 4))
+
+
+def loss_of(objective, examples=None, weights=None):
+  examples = examples_of() if examples is None else examples
+  return np.asarray(_loss(objective, params() if weights is None else weights, examples))
 
 
 @pytest.mark.parametrize('loss', LOSSES)
 def test_only_the_gate_learns(loss):
-  objective, denoise, params, examples = setup(loss=loss)
-
-  def total(params):
-    return objective(denoise, params, examples, flat(L, 4)).sum()
-
-  value, slopes = jax.value_and_grad(total)(params)
-  assert np.isfinite(value) and not jnp.abs(slopes['params']['table']).max()
-  size = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slopes['gate']))
+  objective = objective_of(loss=loss)
+  slopes, value = jax.device_get(_loss_and_slopes(objective, params(), examples_of()))
+  assert np.isfinite(value).all() and not np.abs(slopes['params']['table']).max()
+  size = max(float(np.abs(x).max()) for x in jax.tree.leaves(slopes['gate']))
   assert np.isfinite(size) and size > 0
   assert objective.trained == ('gate',)
 
 
 def test_tuned_along_the_denoiser_learns_its_own_loss():
-  objective, denoise, params, examples = setup(denoising_weight=0.5)
-  alone, *_ = setup()
-  jitted = lambda f: jax.jit(lambda params: f(denoise, params, examples, flat(L, 4)).sum())  # noqa: E731
-  slopes = jax.grad(jitted(objective))(params)
-  assert jnp.abs(slopes['params']['table']).max() > 0
-  assert float(jitted(objective)(params)) > float(jitted(alone)(params))
+  objective = objective_of(denoising_weight=0.5)
+  slopes, value = jax.device_get(_loss_and_slopes(objective, params(), examples_of()))
+  assert np.abs(slopes['params']['table']).max() > 0
+  assert value.sum() > loss_of(objective_of()).sum()
   assert objective.trained == ('params', 'gate')
 
 
 def test_given_tokens_weigh_nothing_and_are_never_replaced():
-  objective, denoise, params, examples = setup()
-  loss = objective(denoise, params, examples, flat(L, 4))
-  np.testing.assert_array_equal(loss[~np.asarray(examples.counted)], 0.0)
-  nothing = examples._replace(counted=jnp.zeros_like(examples.counted))
-  assert not objective(denoise, params, nothing, flat(L, 4)).any()
+  loss, counted = loss_of(objective_of()), np.asarray(examples_of().counted)
+  np.testing.assert_array_equal(loss[~counted], 0.0)
+  nothing = examples_of()._replace(counted=np.zeros_like(counted))
+  assert not loss_of(objective_of(), nothing).any()
 
 
 def test_a_draft_is_looked_at_in_place_of_the_text():
   """What is wrong in it is the gate's to doubt, where it is free to."""
-  objective, denoise, params, examples = setup(corrupted=1e-9, looks=1, loss='marginal')
-  clean = objective(denoise, params, examples, flat(L, 4))
-  wrong = jnp.zeros((64, L), bool).at[::2, 1].set(True)
-  draft = jnp.where(wrong, (examples.tokens + 1) % V, examples.tokens)
-  loss = objective(denoise, params, examples._replace(draft=draft), flat(L, 4))
+  objective = objective_of(corrupted=1e-9, looks=1, loss='marginal')
+  tokens, counted = (np.asarray(x) for x in examples_of()[:2])
+  wrong = np.zeros((64, L), bool)
+  wrong[::2, 1] = True
+  draft = np.where(wrong, (tokens + 1) % V, tokens)
+  clean, loss = (loss_of(objective, examples_of()._replace(draft=x)) for x in (tokens, draft))
   np.testing.assert_array_equal(loss[1::2], clean[1::2])
-  counted = np.asarray(examples.counted[::2, 1])
-  assert (np.asarray(loss - clean)[::2, 1][counted] > 0).mean() > 0.9
-  np.testing.assert_array_equal(loss[~np.asarray(examples.counted)], 0.0)
+  assert ((loss - clean)[::2, 1][counted[::2, 1]] > 0).mean() > 0.9
+  np.testing.assert_array_equal(loss[~counted], 0.0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _value_and_slope(loss, p, noise, canvas, log_law, right):
+  def total(p):
+    value = objective_of(loss=loss)._loss(None, p, noise, canvas, None, log_law, right)
+    return value.sum(), value
+
+  slope, value = jax.grad(total, has_aux=True)(p)
+  return value, slope
+
+
+def value_and_slope(loss, chance, *others):
+  """Of a loss of texts that are replaced with this chance everywhere."""
+  return jax.device_get(_value_and_slope(loss, np.full((3, L), chance, np.float32), *others))
 
 
 def test_marginal_loss_at_its_ends():
   """p = 0 keeps the canvas, p = 1 is the cross-entropy."""
-  objective, _, _, _ = setup(loss='marginal')
   rng = np.random.default_rng(0)
-  log_law = jax.nn.log_softmax(some_logits())
-  right, canvas = (jnp.asarray(rng.integers(0, V, (3, L))) for _ in range(2))
-  nats = lambda p: objective._loss(None, jnp.full((3, L), p), None, canvas, None, log_law, right)  # noqa: E731
-  at_right = jnp.take_along_axis(log_law, right[..., None], axis=-1)[..., 0]
-  np.testing.assert_allclose(nats(1.0), -at_right, atol=1e-3)
-  np.testing.assert_allclose(nats(0.0), np.where(canvas == right, 0.0, -np.log(1e-6)), atol=1e-4)
-  slope = jax.grad(lambda p: objective._loss(None, p, None, canvas, None, log_law, right).sum())(
-    jnp.full((3, L), 0.3)
-  )
-  assert ((np.asarray(slope) > 0) == np.asarray(canvas == right)).all()
+  log_law = np.asarray(log_softmax(some_logits()))
+  right, canvas = rng.integers(0, V, (2, 3, L))
+  nats = lambda p: value_and_slope('marginal', p, None, canvas, log_law, right)  # noqa: E731
+  at_right = np.take_along_axis(log_law, right[..., None], axis=-1)[..., 0]
+  np.testing.assert_allclose(nats(1.0)[0], -at_right, atol=1e-3)
+  expected = np.where(canvas == right, 0.0, -np.log(1e-6))
+  np.testing.assert_allclose(nats(0.0)[0], expected, atol=1e-4)
+  np.testing.assert_array_equal(nats(0.3)[1] > 0, canvas == right)
+
+
+draw_relaxed = jax.jit(relaxed_bernoulli)
 
 
 def test_relaxed_draws_are_as_frequent_as_their_chance():
-  p = jnp.float32([0.02, 0.3, 0.5, 0.9])
-  noise_ = jax.random.logistic(jax.random.key(0), (40_000, 4))
+  p = np.float32([0.02, 0.3, 0.5, 0.9])
+  coins = np.float32(np.random.default_rng(0).logistic(size=(40_000, 4)))
   for relaxation in (0.3, 1.0):
-    hard, soft = relaxed_bernoulli(p[None], noise_, relaxation)
+    hard, soft = (np.asarray(x) for x in draw_relaxed(p[None], coins, relaxation))
     np.testing.assert_allclose(hard.mean(axis=0), p, atol=0.012)
     np.testing.assert_array_equal(hard, soft > 0.5)
   assert set(np.unique(hard)) == {0.0, 1.0}
 
 
 def test_straight_through_goes_forward_hard_and_back_soft():
-  kinds = {}
-  for loss in ('relaxed', 'straight_through'):
-    objective, *_ = setup(loss=loss)
-    log_law = jax.nn.log_softmax(some_logits())
-    right = jnp.zeros((3, L), jnp.int32)
-    noise_ = jax.random.logistic(jax.random.key(0), (3, L))
-
-    def value(p, objective=objective, log_law=log_law, right=right, noise_=noise_):
-      return objective._loss(None, p, noise_, right, None, log_law, right)
-
-    p = jnp.full((3, L), 0.4)
-    kinds[loss] = value(p), jax.grad(lambda p, value=value: value(p).sum())(p)
-  hard = relaxed_bernoulli(jnp.full((3, L), 0.4), noise_, 1.0)[0]
-  at_right = jnp.exp(log_law[..., 0])
+  log_law = np.asarray(log_softmax(some_logits()))
+  right, chance = np.zeros((3, L), int), np.float32(0.4)
+  coins = np.float32(np.random.default_rng(0).logistic(size=(3, L)))
+  kinds = {
+    loss: value_and_slope(loss, chance, coins, right, log_law, right)
+    for loss in ('relaxed', 'straight_through')
+  }
+  hard = np.asarray(draw_relaxed(np.full((3, L), chance), coins, 1.0)[0])
+  assert 0.0 < hard.mean() < 1.0
+  at_right = np.exp(log_law[..., 0])
   np.testing.assert_allclose(
-    kinds['straight_through'][0], -jnp.log((1 - hard) + hard * at_right + 1e-6), rtol=1e-5
+    kinds['straight_through'][0], -np.log((1 - hard) + hard * at_right + 1e-6), rtol=1e-5
   )
   assert all(np.isfinite(slope).all() and (slope != 0).all() for _, slope in kinds.values())
 
 
 @pytest.mark.parametrize('setting', ['sparsity', 'variation'])
 def test_regularisers_add_their_weight_times_their_term(setting):
-  losses = []
-  for weight in (0.0, 1.0, 2.0):
-    objective, denoise, params, examples = setup(**{setting: weight})
-    losses.append(np.asarray(objective(denoise, params, examples, flat(L, 4))))
+  losses = [loss_of(objective_of(**{setting: weight})) for weight in (0.0, 1.0, 2.0)]
   np.testing.assert_allclose(losses[2] - losses[1], losses[1] - losses[0], atol=1e-5)
   assert (losses[1] >= losses[0]).all() and (losses[1] > losses[0]).any()
 
 
 def test_more_looks_change_the_loss_and_corruption_its_size():
-  one, denoise, params, examples = setup(looks=1)
-  two, *_ = setup(looks=2)
-  more, *_ = setup(corrupted=1.0)
-  value = lambda f: float(f(denoise, params, examples, flat(L, 4)).sum())  # noqa: E731
-  assert len({value(one), value(two), value(more)}) == 3
-  assert value(more) > value(two)
+  one, two, more = (
+    loss_of(objective_of(**x)).sum() for x in (dict(looks=1), dict(looks=2), dict(corrupted=1.0))
+  )
+  assert len({one, two, more}) == 3 and more > two
 
 
 @pytest.mark.parametrize(
@@ -384,9 +437,8 @@ def test_more_looks_change_the_loss_and_corruption_its_size():
   ids=str,
 )
 def test_what_a_revision_does_moves_the_loss(change):
-  start, denoise, params, examples = setup(loss='relaxed', prior_scale=0.5)
-  other, *_ = setup(**(dict(loss='relaxed', prior_scale=0.5) | change))
-  ours, theirs = (f(denoise, params, examples, flat(L, 4)) for f in (start, other))
+  start = dict(loss='relaxed', prior_scale=0.5)
+  ours, theirs = (loss_of(objective_of(**x)) for x in (start, start | change))
   assert np.abs(ours - theirs).max() > 1e-4
 
 
@@ -402,43 +454,47 @@ def test_a_gate_is_trained_for_the_revision_of_its_config():
 
 @pytest.mark.parametrize('target', ['canvas_wrong', 'pred_wrong', 'benefit'])
 def test_targets_of_bce(target):
-  objective, *_ = setup(target=target)
+  objective = objective_of(target=target)
   rng = np.random.default_rng(0)
-  canvas, best, right = (jnp.asarray(x) for x in rng.integers(0, 3, (3, 8, L)))
-  logit = jnp.asarray(rng.standard_normal((8, L)), jnp.float32)
+  canvas, best, right = rng.integers(0, 3, (3, 8, L))
+  logit = np.float32(rng.standard_normal((8, L)))
   wrong = {
     'canvas_wrong': canvas != right,
     'pred_wrong': best != right,
     'benefit': (canvas != right) & (best == right),
   }[target]
-  got = objective._loss(logit, None, None, canvas, best, None, right)
+  loss = jax.jit(lambda *shown: objective._loss(shown[0], None, None, *shown[1:3], None, shown[3]))
+  got = loss(logit, canvas, best, right)
   u = 1 / (1 + np.exp(-np.asarray(logit, np.float64)))
   np.testing.assert_allclose(got, -np.log(np.where(wrong, u, 1 - u)), rtol=1e-4)
 
 
 def test_a_trained_gate_tells_wrong_tokens_from_right_ones():
   """Right tokens are below 4 and wrong ones mostly above: what the hidden state shows suffices."""
-  objective, denoise, params, examples = setup(batch=256)
-  examples = examples._replace(tokens=examples.tokens % 4)
+  objective, frozen = objective_of(), params()['params']
   optimizer = optax.adam(3e-2)
-  state = optimizer.init(params['gate'])
 
   @jax.jit
-  def step(gate, state, number):
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(examples.keys)
-    drawn = examples._replace(keys=keys)
-    total = lambda gate: objective(denoise, params | {'gate': gate}, drawn, flat(L, 4)).mean()  # noqa: E731
-    updates, new = optimizer.update(jax.grad(total)(gate), state)
-    return optax.apply_updates(gate, updates), new
+  def train_all(gate):
+    examples = examples_of(256)
+    examples = examples._replace(tokens=examples.tokens % 4)
 
-  gate = params['gate']
-  for number in range(150):
-    gate, state = step(gate, state, number)
-  canvas = np.array([[0, 1, 2, 3, 0], [4, 1, 5, 3, 6]])
-  logits = denoise(params, jnp.asarray(canvas), sigma=None, regions=None, settle_step=None)
+    def step(carry, number):
+      gate, state = carry
+      keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(examples.keys)
+      weights = lambda gate: {'params': frozen, 'gate': gate}  # noqa: E731
+      total = lambda gate: _loss(objective, weights(gate), examples._replace(keys=keys)).mean()  # noqa: E731
+      updates, new = optimizer.update(jax.grad(total)(gate), state)
+      return (optax.apply_updates(gate, updates), new), None
+
+    return jax.lax.scan(step, (gate, optimizer.init(gate)), jnp.arange(150))[0][0]
+
+  gate = train_all(params()['gate'])
+  canvas = np.array([[0, 1, 2, 3, 0], [4, 1, 5, 3, 6]], np.int32)
+  logits = frozen['table'][np.pad(canvas, [(0, 0), (1, 0)])[:, :-1]]
   signals, _ = looked(logits, canvas)
-  hidden = jnp.concatenate([logits, jax.nn.one_hot(canvas, V)], axis=-1)
-  u = gate_output(objective.gate, signals, hidden, gate)
+  hidden = np.concatenate([logits, np.eye(V, dtype=np.float32)[canvas]], axis=-1)
+  u = np.asarray(gate_output(objective.gate, signals, hidden, gate))
   assert u[canvas >= 4].min() > u[canvas < 4].max() + 2.0
 
 
@@ -454,7 +510,7 @@ def test_a_trained_gate_tells_wrong_tokens_from_right_ones():
 )
 def test_objective_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
-    setup(**settings)
+    objective_of(**settings)
 
 
 def test_objective_refuses_denoisers_that_never_saw_a_wrong_token():
@@ -464,10 +520,13 @@ def test_objective_refuses_denoisers_that_never_saw_a_wrong_token():
     OverwriteGate(noise.uniform(V), None)
 
 
-@pytest.mark.slow
-def test_a_gate_is_measured_by_what_it_doubts_first(models):
+def test_a_gate_is_measured_by_what_it_doubts_first(tmp_path, text_file):
   """As a revision of one look would have it; training logs it instead of a likelihood."""
-  model = models('gate')
+  config = small_config('gate', text_file, steps=2)
+  config.init_from = str(Runs(tmp_path).directory('epsilon_hybrid'))
+  with one_device():
+    train(config, tmp_path / 'gate')
+    model = ardiff_jax.load(tmp_path / 'gate')
   draw = np.random.default_rng(0)
   clean = draw.integers(0, 257, (6, 32)).astype(np.int32)
   counted = draw.random(clean.shape) < 0.8
@@ -483,5 +542,5 @@ def test_a_gate_is_measured_by_what_it_doubts_first(models):
   doubt = np.array([look.doubt for look in looks])
   expected = measures.area_under_curve(doubt[counted], (wrong != clean)[counted])
   np.testing.assert_allclose(found, expected, atol=1e-6)
-  lines = workdir.read_lines(models.directory('gate') / 'metrics.jsonl')
+  lines = workdir.read_lines(tmp_path / 'gate' / 'metrics.jsonl')
   assert all(0.0 < x['gate_auc'] < 1.0 for x in lines if x['split'] == 'valid')

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from ardiff_jax import generation, samplers
+import ardiff_jax
+from ardiff_jax import generation, noise, samplers
 from ardiff_jax.data.tokenizers import ByteTokenizer
 from ardiff_jax.errors import UserError
 from ardiff_jax.evaluation import samples as measures
 from ardiff_jax.hyperschedules import any_order, block
+from ardiff_jax.sampling.steppers import Ranked
 
 BYTES = ByteTokenizer('byte', {})
 LENGTH = 32
@@ -70,44 +72,43 @@ def test_entropy_of_frequencies():
 # Texts.
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ['epsilon_hybrid', 'bd3lm'])
-def test_batches_and_neighbours_do_not_matter(models, name):
+@pytest.mark.parametrize('name, devices', [('epsilon_hybrid', 8), ('bd3lm', 1)])
+def test_batches_and_neighbours_do_not_matter(models, name, devices):
   """Seven samples with prompts of their own: at once, two at a time, and one of them alone."""
-  model = models(name)
+  model = models(name) if devices == 1 else ardiff_jax.load(models.directory(name))
+  assert model.mesh.size == devices
   prompts = ['1 plus', '', '12', '3 pl', '', '9 plus 9 is 18.', 'x']
   told = []
   at_once = model.sample(7, prompts, seed=5, trace=True)
   in_parts = model.sample(7, prompts, seed=5, batch_size=2, report=told.append)
   assert [x.token_ids for x in at_once] == [x.token_ids for x in in_parts]
   assert told == [2, 4, 6, 7]
-  assert model.sample(1, prompts[0], seed=5)[0].token_ids == at_once[0].token_ids
   for sample, prompt in zip(at_once, prompts, strict=True):
     assert sample.text.startswith(prompt) and len(sample.token_ids) == LENGTH
     assert sample.trace.shape[1] == LENGTH and (sample.trace[-1] == sample.token_ids).all()
     assert sample.reveal_step[: len(prompt)] == [-1] * len(prompt)
     assert min(sample.reveal_step[len(prompt) :]) >= 0 < sample.entropy
-  alone = model.sample(2, seed=[9, 2**32 - 1])
-  assert alone[1].token_ids == model.sample(1, seed=2**32 - 1)[0].token_ids
   few = model.sample(1, prompts[0], seed=5, trace=3)[0]
+  assert few.token_ids == at_once[0].token_ids
   assert few.trace.shape == (3, LENGTH) and few.trace_steps[-1] == len(at_once[0].trace) - 1
   np.testing.assert_array_equal(few.trace, at_once[0].trace[few.trace_steps])
+  two = model.sample(2, seed=[9, 2**32 - 1])
+  assert two[1].token_ids == model.sample(1, seed=2**32 - 1, trace=3)[0].token_ids
   html = model.animation(at_once[0])
   assert 'ardiff-player' in html
   with pytest.raises(UserError, match='has no trace'):
     model.animation(in_parts[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['epsilon_hybrid', 'bd3lm'])
 def test_gaps_are_filled_and_the_rest_is_kept(models, name):
   model = models(name)
-  for sample in model.sample(3, infill='1 plus [[4]] is [[2]].', steps=4):
+  for sample in model.sample(2, infill='1 plus [[4]] is [[2]].', steps=4):
     assert len(sample.token_ids) == 18
     assert bytes(sample.token_ids[:7]) == b'1 plus ' and bytes(sample.token_ids[-1:]) == b'.'
     assert bytes(sample.token_ids[11:15]) == b' is '
-  given = np.arange(LENGTH) % 3 == 0
-  tokens = np.arange(LENGTH) + 60
+  given = np.arange(18) % 3 == 0
+  tokens = np.arange(18) + 60
   for sample in model.sample(2, tokens=tokens, given=given, steps=4):
     np.testing.assert_array_equal(np.array(sample.token_ids)[given], tokens[given])
   draft = np.full(LENGTH, 65)
@@ -116,16 +117,17 @@ def test_gaps_are_filled_and_the_rest_is_kept(models, name):
   assert kept.network_calls == (0 if name == 'epsilon_hybrid' else 3)  # three blocks are read
 
 
-@pytest.mark.slow
 def test_texts_of_any_length_that_stop(models):
   """Longer than in training, with a context no longer than there; the end of a document ends it."""
   model = models('bd3lm')
-  (long,) = model.sample(1, length=80, context_length=24, steps=2)
-  assert len(long.token_ids) == 80 and 'length=80' in long.hyperschedule
-  (near,) = model.sample(1, length=80, context_length=8, steps=2)
-  assert near.token_ids[:8] == long.token_ids[:8] and near.token_ids != long.token_ids
-  full = model.sample(40, length=40, steps=2, seed=3)
-  short = model.sample(40, length=40, steps=2, seed=3, stop=True)
+  asked = dict(length=40, steps=2, seed=3)
+  full = model.sample(40, context_length=24, **asked)
+  near = model.sample(40, context_length=8, **asked)
+  short = model.sample(40, context_length=24, **asked, stop=True)
+  assert 'length=40' in full[0].hyperschedule
+  for ours, theirs in zip(near, full, strict=True):
+    assert len(theirs.token_ids) == 40
+    assert ours.token_ids[:8] == theirs.token_ids[:8] and ours.token_ids != theirs.token_ids
   eos, ended = model.tokenizer.eos_id, 0
   for ours, theirs in zip(short, full, strict=True):
     end = theirs.token_ids.index(eos) if eos in theirs.token_ids else 40
@@ -138,52 +140,75 @@ def test_texts_of_any_length_that_stop(models):
     models('epsilon_hybrid').sample(1, context_length=8)
 
 
-@pytest.mark.slow
 def test_controls_reach_the_draws(models):
   model = models('epsilon_hybrid')
-  banned = tuple(range(200))
-  for sample in model.sample(3, steps=4, banned=banned):
-    assert min(sample.token_ids) >= 200
-  usual, guided, penalised = (
+  usual, bound, guided, penalised = (
     model.sample(2, '1 plus', steps=8, sampler='ancestral', **controls)
-    for controls in ({}, dict(guidance=3.0), dict(repetition_penalty=30.0))
+    for controls in (
+      *({}, dict(banned=tuple(range(200)))),
+      *(dict(guidance=3.0), dict(repetition_penalty=30.0)),
+    )
   )
+  assert all(min(sample.token_ids[6:]) >= 200 for sample in bound)
   texts = [[x.token_ids for x in samples] for samples in (usual, guided, penalised)]
   assert texts[0] != texts[1] and texts[0] != texts[2]
   distinct = [len({*x.token_ids}) for x in (*usual, *penalised)]
   assert sum(distinct[2:]) > sum(distinct[:2])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('sampler', samplers.TABLE)
-def test_every_sampler_writes_with_a_model_it_is_for(models, sampler):
-  """And the others are refused with the table."""
-  for name in ('epsilon_hybrid', 'gamma_hybrid', 'sedd', 'bd3lm', 'ar', 'a3'):
-    model = models(name)
-    causal = name == 'ar'
-    fits = (
-      samplers.TABLE[sampler].causal
-      if causal
-      else isinstance(model.method.process, samplers.TABLE[sampler].models)
-    )
-    if name == 'sedd' and not samplers.TABLE[sampler].scores:
-      fits = False
-    if samplers.TABLE[sampler].flat and name in ('bd3lm', 'gamma_hybrid'):
-      fits = False
-    if name == 'a3':
-      fits = samplers.TABLE[sampler].any_order
-    elif samplers.TABLE[sampler].in_order:
-      fits = False
-    if not fits:
-      with pytest.raises(UserError, match=r'\| `ancestral` \| any \|'):
-        model.sample(1, sampler=sampler)
-      continue
-    (sample,) = model.sample(1, '1 plus', sampler=sampler)
-    assert sample.text.startswith('1 plus') and max(sample.token_ids) < 257
-    assert sample.network_calls > 0
+def is_for(sampler, name):
+  """Whether a sampler is for the model of configs/NAME.py, which is that of its noise alone."""
+  it = samplers.TABLE[sampler]
+  if name == 'ar':
+    return it.causal
+  if name == 'a3':
+    return it.any_order
+  kind = noise.GammaHybrid if name == 'gamma_hybrid' else noise.Absorbing
+  kind = noise.EpsilonHybrid if name == 'epsilon_hybrid' else kind
+  if kind not in it.models or it.in_order or (name == 'sedd' and not it.scores):
+    return False
+  return not (it.flat and name in ('bd3lm', 'gamma_hybrid'))
 
 
-@pytest.mark.slow
+NAMES = 'epsilon_hybrid', 'gamma_hybrid', 'sedd', 'bd3lm', 'ar', 'a3'
+FITS = [(sampler, name) for sampler in samplers.TABLE for name in NAMES if is_for(sampler, name)]
+# each sampler with one model, and each model with one or more; how steppers move is for others
+KEPT = {(sampler, 'epsilon_hybrid') for sampler, name in FITS if name == 'epsilon_hybrid'}
+KEPT -= {(sampler, 'epsilon_hybrid') for sampler in ('ancestral', 'first_hitting', 'remdm_loop')}
+KEPT |= {('ancestral', 'ar'), ('ancestral', 'gamma_hybrid'), ('euler', 'gamma_hybrid')}
+KEPT |= {('analytic', 'sedd'), ('remdm_loop', 'sedd'), ('first_hitting', 'bd3lm')}
+KEPT |= {('unmask_confidence_in_order', 'a3')}
+
+
+@pytest.mark.parametrize(
+  'sampler, name',
+  [pytest.param(*fit, marks=() if fit in KEPT else pytest.mark.full) for fit in FITS],
+)
+def test_every_sampler_writes_with_a_model_it_is_for(models, sampler, name):
+  (sample,) = models(name).sample(1, '1 plus', sampler=sampler)
+  assert sample.text.startswith('1 plus') and max(sample.token_ids) < 257
+  assert sample.network_calls > 0
+
+
+REFUSED = {
+  sampler: [name for name in NAMES if (sampler, name) not in FITS] for sampler in samplers.TABLE
+}
+
+
+@pytest.mark.parametrize('sampler', [sampler for sampler in REFUSED if REFUSED[sampler]])
+def test_a_sampler_for_other_models_is_refused_with_the_table(models, sampler):
+  for name in REFUSED[sampler]:
+    with pytest.raises(UserError, match=r'\| `ancestral` \| any \|'):
+      models(name).sample(1, sampler=sampler)
+
+
+def test_samplers_that_unmask_are_named_by_what_they_reveal_first():
+  for score in ('random', 'confidence', 'entropy'):
+    for in_order in (False, True):
+      name = f'unmask_{score}' + ('_in_order' if in_order else '')
+      assert samplers.TABLE[name].make(eta=0.0, head='x0') == Ranked(score, in_order)
+
+
 def test_a_revision_of_a_draft(models):
   """Its settings reach it, it notes its looks, and batches do not matter, of an oracle neither."""
   model = models('epsilon_hybrid')
@@ -196,18 +221,18 @@ def test_a_revision_of_a_draft(models):
     return model.sample(3, tokens=draft, given=free, draft=draft, sampler='revision', **kwargs)
 
   everything = dict(doubt='uniform', rate=1.0, accept='any', early_stop=False)
-  samples = revise(revision=everything, steps=3)
-  for row, sample in enumerate(samples):
-    assert sample.network_calls == 3 and sample.notes['live'] == [1.0] * 3
+  for row, sample in enumerate(revise(revision=everything)):
+    assert sample.hyperschedule.endswith('num_levels=8)')  # the config's
+    assert sample.network_calls == 8 and sample.notes['live'] == [1.0] * 8
     ids = np.array(sample.token_ids)
     np.testing.assert_array_equal(ids[:4], draft[row, :4])
     assert (ids[4:] != draft[row, 4:]).any()
-  assert revise(revision=everything)[0].hyperschedule.endswith('num_levels=8)')  # the config's
 
   knows = dict(doubt='oracle', truth=truth, accept='any', threshold=(0.5, 0.5))
-  alone, together = revise(revision=knows, batch_size=2), revise(revision=knows)
+  alone = revise(revision=knows, steps=3, batch_size=2)
+  together = revise(revision=knows, steps=3)
   for row, (ours, theirs) in enumerate(zip(alone, together, strict=True)):
-    assert ours.token_ids == theirs.token_ids
+    assert ours.token_ids == theirs.token_ids and len(ours.notes['live']) == 3
     same = truth[row] == draft[row]
     np.testing.assert_array_equal(np.array(ours.token_ids)[same], draft[row, same])
     np.testing.assert_array_equal(np.array(ours.doubt)[4:], ~same[4:])
@@ -220,7 +245,6 @@ def test_a_revision_of_a_draft(models):
     model.sample(1, sampler='acs', revision=dict(rate=0.5))
 
 
-@pytest.mark.slow
 def test_a_revision_with_a_cache_is_the_one_without(models):
   """Window after window, a prompt included."""
   model = models('slide')
@@ -252,7 +276,6 @@ def test_readme_has_the_table_of_samplers():
   assert samplers.table() in (ROOT / 'README.md').read_text()
 
 
-@pytest.mark.slow
 def test_other_rows_and_the_own_chain(models):
   model = models('epsilon_hybrid')
   (block,) = model.sample(1, hyperschedule='block,width=8,num_levels=2')
@@ -268,7 +291,6 @@ def test_other_rows_and_the_own_chain(models):
   assert hit.network_calls == LENGTH and sorted(hit.reveal_step) == list(range(LENGTH))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   'name, request_, message',
   [

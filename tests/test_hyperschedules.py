@@ -297,11 +297,23 @@ def test_settle_step_under_jit():
 
 
 def test_different_schedules_of_one_shape_share_a_compilation():
-  """Levels and the last time are arguments: schedules of one name and shape are one program."""
+  """Levels and the last time are arguments, and a name is no part of the program."""
   (levels, last_time), structure = jax.tree.flatten(flat(4, 2))
   assert levels.shape == (3, 4) and last_time == 1.0
   assert structure == jax.tree.structure(dataclasses.replace(flat(4, 2), last_time=0.3))
-  assert structure != jax.tree.structure(block(4, 4, 2))  # by name
+  assert structure != jax.tree.structure(block(4, 4, 2))  # it tiles
+  traced = []
+
+  @jax.jit
+  def regions(schedule):
+    traced.append(schedule.name)
+    return schedule.regions(jnp.asarray(1))
+
+  orders = [hyperschedules.shuffled(8, 2, seed) for seed in range(3)]
+  orders.append(any_order([3, 3, 2, 2, 1, 1, 0, 0]))
+  for schedule in orders:
+    np.testing.assert_array_equal(regions(schedule), schedule.regions(1))
+  assert traced == [orders[0].name]
 
 
 @pytest.mark.parametrize('step', [-1, 4, np.array([0, 4]), jnp.asarray(-1)])

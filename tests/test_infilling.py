@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from conftest import DATA, small_config
+from untrained import one_device
 
 from ardiff_jax import evaluate
 from ardiff_jax.data.tokenizers import ByteTokenizer
@@ -20,6 +21,12 @@ RECORDS = [
   {'prompt': 'def f():\n', 'canonical_solution': '  return 1\n', 'suffix': ''},
   {'text': 'So it came to the last word.\n'},
 ]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def of_one_device():
+  with one_device():
+    yield
 
 
 def write(path, records):
@@ -125,12 +132,12 @@ def test_public_files_are_read():
   assert items[0].prefix.endswith("I don't care about") and items[0].middle == ' signs'
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['ar', 'mdlm'])
 def test_a_model_that_knows_the_text_fills_it_in(name, tmp_path, text_file):
   """A word of sums as in its training text, in the middle, and the last one as of LAMBADA."""
   config = small_config(name, text_file, steps=120, learning_rate=3e-3, eval_every=120)
   config.train.checkpoint_every = 120
+  config.eval.num_samples = 8  # as where choices are taught: the programs are the same
   train(config, tmp_path / 'run')
   path = write(
     tmp_path / 'sums.jsonl',
@@ -152,5 +159,5 @@ def test_a_model_that_knows_the_text_fills_it_in(name, tmp_path, text_file):
   if name == 'ar':  # so few updates teach the other no word without those behind it
     texts = [{'text': f'{i} plus {j} is'} for i in (1, 2) for j in (13, 14)]
     last = write(tmp_path / 'last.jsonl', texts)
-    (record,) = evaluate.fill(tmp_path / 'run', [str(last)], temperature=0.0)
+    (record,) = evaluate.fill(tmp_path / 'run', [str(last)], temperature=0.0, batch_size=3)
     assert record['exact'] >= 0.5 and record['items'] == 4

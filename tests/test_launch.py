@@ -13,6 +13,7 @@ import time
 import pytest
 import yaml
 from absl import flags
+from commands import Fork, run
 from conftest import ROOT
 from ml_collections import config_flags
 
@@ -117,11 +118,10 @@ def test_local_processes_have_a_workdir_of_their_own_and_know_home(programs, tmp
 def test_local_processes_end_when_one_fails(programs, tmp_path):
   """The others, deaf to SIGTERM as inside a collective, are killed; the first failure is named."""
   body = f"""[ $I = 1 ] && sleep 0.2 && echo boom >&2 && exit 7
-    trap "" TERM INT; echo $$ >{tmp_path}/pid.$I; exec sleep 60"""
+    trap "" TERM INT; echo $$ >{tmp_path}/pid.$I; exec sleep 600"""
   env = fake_python(programs, body) | {'KILL_AFTER': '1'}
-  began = time.monotonic()
   result = launch('bash', 'launch/local_multiprocess.sh', 3, f'--workdir={tmp_path}', env=env)
-  assert result.returncode == 7 and time.monotonic() - began < 20
+  assert result.returncode == 7
   log = f'{tmp_path}/process_1.log'
   who = f'{socket.gethostname()}, process 1 of 3'
   assert f'error: {who}: ended with status 7, so all end; see {log}' in result.stderr
@@ -509,11 +509,11 @@ def sweep(tmp_path):
   """Returns a function that launches a small sweep."""
   (tmp_path / 'sweep.py').write_text(SWEEP)
 
-  def run(*arguments, env=None):
+  def call(*arguments, env=None):
     chosen = [f'--sweep={tmp_path}/sweep.py', f'--workdir={tmp_path}/out']
-    return launch(sys.executable, 'launch/sweep.py', *chosen, *arguments, env=env)
+    return run('launch/sweep.py', *chosen, *arguments, env=env)
 
-  return run
+  return call
 
 
 def commands_of(stdout: str) -> dict[str, list[str]]:
@@ -598,10 +598,9 @@ def test_a_sweep_runs_here_one_after_the_other(sweep, programs, tmp_path):
 
 
 def test_a_sweep_that_is_told_to_stop_lets_its_training_save(sweep, programs, tmp_path):
-  env = os.environ | {'PYTHON': train_stand_in(programs), 'STOP': 'judge'}
-  command = [sys.executable, 'launch/sweep.py', f'--sweep={tmp_path}/sweep.py']
-  command.append(f'--workdir={tmp_path}/out')
-  process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+  env = {'PYTHON': train_stand_in(programs), 'STOP': 'judge'}
+  flags = f'--sweep={tmp_path}/sweep.py', f'--workdir={tmp_path}/out'
+  process = Fork('launch/sweep.py', *flags, env=env)
   calls = tmp_path / 'calls'
   wait_for(lambda: calls.exists() and 'judge' in calls.read_text(), seconds=60)
   time.sleep(0.1)
@@ -612,7 +611,6 @@ def test_a_sweep_that_is_told_to_stop_lets_its_training_save(sweep, programs, tm
   assert calls.read_text().splitlines()[-1] == 'judge'
 
 
-@pytest.mark.slow
 def test_a_sweep_becomes_slurm_jobs_that_wait_for_each_other(sweep, programs, tmp_path):
   sbatch = 'printf "%s\\t" "$@" >>"$CALLS"; echo >>"$CALLS"; echo "$(wc -l <"$CALLS");cluster"'
   programs('sbatch', sbatch)

@@ -1,10 +1,13 @@
 """Attention masks against a double loop, and gradients that must not leak through the network."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covers import pairwise
 
 from ardiff_jax import masks
 from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, slide
@@ -15,7 +18,6 @@ LENGTH, VOCAB, BOS = 6, 11, 10
 MOVING = [block(LENGTH, 2, 2), block(LENGTH, 4, 1), slide(LENGTH, 3, 2), autoregressive(LENGTH)]
 CONTEXTS = ('causal', 'block_causal', 'full')
 WINDOWS = ('full', 'causal')
-by_name = dict(ids=lambda schedule: schedule.name)
 
 
 def may_attend(region, settle, context, window):
@@ -37,38 +39,40 @@ def may_attend(region, settle, context, window):
   return allowed
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def dense(regions, settle, context, window):
+  sight = masks.Sight(window)
+  return masks.from_regions(regions, settle, context=context, sight=sight).dense()
+
+
 @pytest.mark.parametrize('context', CONTEXTS)
 @pytest.mark.parametrize('window', WINDOWS)
-@pytest.mark.parametrize('schedule', [*MOVING, flat(LENGTH, 2), slide(7, 3, 5)], **by_name)
-def test_dense_mask_is_the_double_loop(schedule, context, window):
-  settle = np.asarray(schedule.settle_step)
-  for step in range(schedule.num_steps):
-    regions = schedule.regions(step)
-    mask = masks.from_regions(
-      jnp.asarray(regions), settle, context=context, sight=masks.Sight(window)
-    )
-    expected = may_attend(regions, settle, context, window)
-    np.testing.assert_array_equal(mask.dense(), expected)
+def test_dense_mask_is_the_double_loop(context, window):
+  for schedule in (*MOVING, flat(LENGTH, 2), slide(LENGTH, 3, 5)):
+    settle = schedule.settle_step
+    for step in range(schedule.num_steps):
+      regions = schedule.regions(step)
+      expected = may_attend(regions, settle, context, window)
+      found = dense(regions, settle, context, window)
+      np.testing.assert_array_equal(found, expected, f'{schedule.name}, step {step}')
 
 
 def test_causal_context_follows_the_order_of_settling_not_of_position():
   """Tokens that settle in the order 2, 0, 1."""
   settle = np.array([2, 3, 1])
-  regions = jnp.zeros(3, jnp.int8)
+  regions = np.zeros(3, np.int8)
   for context in ('causal', 'block_causal'):
-    mask = masks.from_regions(regions, settle, context=context, sight=masks.Sight())
-    np.testing.assert_array_equal(mask.dense(), [[1, 0, 1], [1, 1, 1], [0, 0, 1]], context)
+    found = dense(regions, settle, context, 'full')
+    np.testing.assert_array_equal(found, [[1, 0, 1], [1, 1, 1], [0, 0, 1]], context)
 
 
 def test_batch_of_regions_gives_a_mask_each():
   schedule = block(LENGTH, 2, 2)
   steps = np.array([0, 3, 5])
   settle = np.asarray(schedule.settle_step)
-  mask = masks.from_regions(
-    jnp.asarray(schedule.regions(steps)), settle, context='causal', sight=masks.Sight('causal')
-  )
+  found = dense(schedule.regions(steps), settle, 'causal', 'causal')
   expected = [may_attend(schedule.regions(s), settle, 'causal', 'causal') for s in steps]
-  np.testing.assert_array_equal(mask.dense(), expected)
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_unknown_context_rule_is_refused():
@@ -100,6 +104,12 @@ def make(schedule, alignment, context, window):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(denoiser, params, canvas, regions, settle_step):
+  sigma = jnp.zeros(canvas.shape)
+  return denoiser(params, canvas, sigma=sigma, regions=regions, settle_step=settle_step)
+
+
 @jax.jit(static_argnums=0)
 def sensitivities(denoiser, params, canvas_L, regions_L, settle_L):
   """float32[L, V+1], how much the logits of each position react to the embedding of each token."""
@@ -128,10 +138,7 @@ def accepted():
     yield from ((flat(LENGTH, 2), alignment, 'causal', window) for window in WINDOWS)
 
 
-@pytest.mark.parametrize(
-  'schedule, alignment, context, window',
-  [pytest.param(*x, id='-'.join([x[0].name, *x[1:]])) for x in accepted()],
-)
+@pytest.mark.parametrize('schedule, alignment, context, window', pairwise(cases=accepted()))
 def test_each_output_reacts_to_the_tokens_it_may_see_and_to_no_other(
   schedule, alignment, context, window, params
 ):
@@ -140,14 +147,11 @@ def test_each_output_reacts_to_the_tokens_it_may_see_and_to_no_other(
   Through two layers a row is reached by whatever its keys are reached by: the square of the mask.
   """
   denoiser = make(schedule, alignment, context, window)
-  canvas_L = jnp.asarray([7, 2, 5, 0, 3, 8])
-  settle_L = np.asarray(schedule.settle_step)
+  canvas_L, settle_L = np.array([7, 2, 5, 0, 3, 8]), schedule.settle_step
   for step in range(schedule.num_steps):
     regions_L = schedule.regions(step)
-    reacts = np.asarray(
-      sensitivities(denoiser, params, canvas_L, jnp.asarray(regions_L), jnp.asarray(settle_L))
-    )
-    region, settle, shown = regions_L, settle_L, np.asarray(canvas_L)
+    reacts = np.asarray(sensitivities(denoiser, params, canvas_L, regions_L, settle_L))
+    region, settle, shown = regions_L, settle_L, canvas_L
     if alignment == 'shifted':  # row i shows token i-1, the first BOS
       region, settle, shown = np.append(0, region), np.append(0, settle), np.append(BOS, shown)
     once = may_attend(region, settle, context, window) | np.eye(len(region), dtype=bool)
@@ -182,12 +186,8 @@ def test_dead_rows_influence_nothing(params):
   alive = regions_L != Region.WORTHLESS
   assert alive.sum() == 4
   logits = [
-    denoiser(
-      params,
-      jnp.asarray([[7, 2, 5, 0, *dead]]),
-      sigma=jnp.zeros((1, LENGTH)),
-      regions=regions_L,
-      settle_step=settle_L,
+    np.asarray(
+      logits_of(denoiser, params, np.array([[7, 2, 5, 0, *dead]] * 3), regions_L, settle_L)
     )[0]
     for dead in ((VOCAB, VOCAB), (3, 9))
   ]
@@ -200,18 +200,12 @@ def test_reading_in_one_pass_is_the_autoregressive_schedule_step_by_step(context
   """A shifted causal denoiser is an ordinary language model."""
   schedule = autoregressive(LENGTH)
   denoiser = make(schedule, 'shifted', context, 'causal')
-  tokens = jax.random.randint(jax.random.key(2), (3, LENGTH), 0, VOCAB)
-  call = jax.jit(lambda canvas, regions: denoiser(
-    params,
-    canvas,
-    sigma=jnp.zeros(canvas.shape),
-    regions=regions,
-    settle_step=schedule.settle_step,
-  ))  # fmt: skip
-  read = call(tokens, jnp.zeros(LENGTH, jnp.int8))
+  tokens = np.random.default_rng(2).integers(0, VOCAB, (3, LENGTH))
+  settle_L = schedule.settle_step
+  read = logits_of(denoiser, params, tokens, np.zeros(LENGTH, np.int8), settle_L)
   for step in range(LENGTH):
-    canvas = jnp.where(jnp.arange(LENGTH)[None] < step, tokens, VOCAB)
-    stepped = call(canvas, jnp.asarray(schedule.regions(step)))
+    canvas = np.where(np.arange(LENGTH) < step, tokens, VOCAB)
+    stepped = logits_of(denoiser, params, canvas, schedule.regions(step), settle_L)
     np.testing.assert_allclose(stepped[:, step], read[:, step], atol=1e-5)
   assert np.ptp(np.asarray(read), axis=1).min() > 0.01  # rows differ, so the match says something
 
@@ -222,12 +216,10 @@ def test_flat_needs_no_mask_and_gives_what_the_mask_would(params):
   assert denoiser.always_active
   masked = make(block(LENGTH, LENGTH - 1, 2), 'aligned', 'causal', 'full')
   assert not masked.always_active
-  arguments = dict(
-    sigma=jnp.zeros((1, LENGTH)), regions=schedule.regions(0), settle_step=schedule.settle_step
-  )
-  canvas = jnp.asarray([[7, 2, 5, 0, 3, 8]])
+  canvas = np.array([[7, 2, 5, 0, 3, 8]] * 3)
+  rest = canvas, schedule.regions(0), schedule.settle_step
   np.testing.assert_allclose(
-    denoiser(params, canvas, **arguments), masked(params, canvas, **arguments), atol=1e-5
+    logits_of(denoiser, params, *rest), logits_of(masked, params, *rest), atol=1e-5
   )
 
 

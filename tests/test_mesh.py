@@ -1,5 +1,6 @@
 """Sharding changes where arrays lie, not what is computed; and it is what saves memory."""
 
+import itertools
 import math
 import re
 import types
@@ -32,6 +33,14 @@ MESHES = {
   'fsdp x tensor x sequence': dict(fsdp=2, tensor=2, sequence=2),
 }
 METHODS = ('ar', 'epsilon_hybrid', 'gamma_hybrid')
+ALONG_ALL = 'fsdp x tensor x sequence'
+
+
+def on_meshes(*few, meshes=MESHES):
+  """Every method on the mesh of most axes, and those few on others; all others are `full`."""
+  for name, mesh in itertools.product(METHODS, meshes):
+    left_out = mesh != ALONG_ALL and (name, mesh) not in few
+    yield pytest.param(name, mesh, marks=pytest.mark.full if left_out else ())
 
 
 def config_of(name, text_file='unused'):
@@ -47,9 +56,10 @@ def on_one_device():
   return {name: run_steps(config_of(name), make_mesh()) for name in METHODS}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', METHODS)
-@pytest.mark.parametrize('mesh', MESHES)
+@pytest.mark.parametrize(
+  'name, mesh',
+  on_meshes(('epsilon_hybrid', 'data'), ('ar', 'fsdp'), ('gamma_hybrid', 'fsdp x tensor')),
+)
 def test_eight_devices_equal_one(name, mesh, on_one_device):
   state, losses = run_steps(config_of(name), make_mesh(**MESHES[mesh]))
   one, one_losses = on_one_device[name]
@@ -109,8 +119,9 @@ def test_a_cache_is_split_like_activations():
     assert x.addressable_shards[0].data.shape == (1, 2, 1, 8, 8)
 
 
-@pytest.mark.parametrize('name', METHODS)
-@pytest.mark.parametrize('mesh', ['fsdp x tensor', 'fsdp x tensor x sequence'])
+@pytest.mark.parametrize(
+  'name, mesh', on_meshes(('ar', 'fsdp x tensor'), meshes=['fsdp x tensor', ALONG_ALL])
+)
 def test_no_device_gathers_logits(name, mesh):
   """Nor rows of others, but for their keys: what is gathered is smaller than one device's logits
   would be if they were whole, and of no whole batch."""

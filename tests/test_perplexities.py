@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from conftest import small_config
 from ml_collections import ConfigDict
+from untrained import untrained
 
 import ardiff_jax
 from ardiff_jax.ablation import perplexities
 from ardiff_jax.ablation.models import Models
 from ardiff_jax.data.packing import pack
 from ardiff_jax.errors import UserError
-from ardiff_jax.training.loop import train
 
 
 @pytest.fixture(scope='module')
@@ -22,11 +22,10 @@ def models(tmp_path_factory):
   text.write_text(''.join(f'{i} plus {j} is {i + j}.\n' for i in range(20) for j in range(20)))
   (folder / 'other.txt').write_text('12 minus 3 is 9.\n' * 40)
   for name in ('ar', 'gamma_hybrid'):
-    train(small_config(name, text, steps=3), folder / name)
+    untrained(small_config(name, text), folder / name)
   return Models(lambda name, seed: folder / name), folder
 
 
-@pytest.mark.slow
 def test_perplexity_is_of_full_rows_evenly_spread(models):
   """All full rows of a file: what the model says of them, and its bits are of its bytes."""
   models, folder = models
@@ -57,7 +56,6 @@ def test_perplexity_is_of_full_rows_evenly_spread(models):
     perplexities.perplexity(models, run, {'data': 'nowhere'}, 0)
 
 
-@pytest.mark.slow
 def test_a_hyperschedule_of_the_settings_is_measured_on(models):
   models, folder = models
   other = str(folder / 'other.txt')
@@ -69,7 +67,6 @@ def test_a_hyperschedule_of_the_settings_is_measured_on(models):
   assert own['exact'] == block['exact'] == 0.0 and own['nats'] != block['nats']
 
 
-@pytest.mark.slow
 def test_the_released_weighting_is_below_the_bound(models):
   """At the same draws; a network that knows next to nothing shows it as well as any."""
   models, folder = models

@@ -1,5 +1,7 @@
 """Traces of steps, the parts of a step in the log, and the share of the devices' peak."""
 
+import contextlib
+import io
 import math
 
 import jax
@@ -29,15 +31,15 @@ def traced(workdir):
   return {event.name for event in events}, steps
 
 
-def test_a_trace_holds_the_steps_asked_for(text_file, tmp_path, capsys):
-  config = small_config('ar', text_file, steps=4, log_every=4, eval_every=4, checkpoint_every=4)
-  assert loop.train(config, tmp_path / 'run', profile=(2, 3))
-  names, steps = traced(tmp_path / 'run')
-  assert steps == {2, 3}
-  assert {'input', 'compute'} <= names
-  assert f'trace written to {tmp_path / "run" / "profile"}' in capsys.readouterr().err
-  assert loop.train(config, tmp_path / 'plain')
-  assert not (tmp_path / 'plain' / 'profile').exists()
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+  """A finished run of two steps: its config, its folder, and what it told."""
+  folder, told = tmp_path_factory.mktemp('plain'), io.StringIO()
+  (folder / 'sums.txt').write_text(''.join(f'{i} plus 2 is {i + 2}.\n' for i in range(400)))
+  config = small_config('ar', folder / 'sums.txt', steps=2)
+  with contextlib.redirect_stderr(told):
+    loop.train(config, folder / 'run')
+  return config, folder / 'run', told.getvalue()
 
 
 def test_a_run_that_ends_early_leaves_its_trace(text_file, tmp_path):
@@ -88,14 +90,13 @@ def test_the_command_refuses_plainly(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_steps_that_are_not_to_be_taken_are_refused(text_file, tmp_path):
-  config = small_config('ar', text_file, steps=2)
+def test_steps_that_are_not_to_be_taken_are_refused(plain, tmp_path):
+  config, directory, _ = plain
   with pytest.raises(UserError, match='--profile=2:3: the run has steps 1 to 2 to take'):
     loop.train(config, tmp_path / 'run', profile=(2, 3))
   assert not (tmp_path / 'run').exists()
-  loop.train(config, tmp_path / 'run')
   with pytest.raises(UserError, match='--profile=1:2: the run has no step to take'):
-    loop.train(config, tmp_path / 'run', profile=(1, 2))
+    loop.train(config, directory, profile=(1, 2))
 
 
 def test_a_lap_tells_parts_from_the_rest(monkeypatch):
@@ -113,9 +114,15 @@ def test_a_lap_tells_parts_from_the_rest(monkeypatch):
   assert stopwatch.lap(1) == dict.fromkeys(means, 0.0) | dict(step_seconds=3.0, host_seconds=3.0)
 
 
-def test_the_log_holds_parts_that_add_up(text_file, tmp_path):
+def test_a_trace_holds_the_steps_asked_for_and_the_log_parts_that_add_up(
+  text_file, tmp_path, capsys
+):
   config = small_config('ar', text_file, log_every=2)
-  loop.train(config, tmp_path / 'run', profile=(3, 3))
+  assert loop.train(config, tmp_path / 'run', profile=(2, 3))
+  names, steps = traced(tmp_path / 'run')
+  assert steps == {2, 3}
+  assert {'input', 'compute'} <= names
+  assert f'trace written to {tmp_path / "run" / "profile"}' in capsys.readouterr().err
   log = read_log(tmp_path / 'run')
   assert [line['step'] for line in log] == [2, 4, 6]
   for line in log:
@@ -152,14 +159,14 @@ def test_evaluation_and_tracing_are_no_part_of_a_step(text_file, tmp_path, monke
   assert [line['step_seconds'] for line in read_log(tmp_path / 'run')] == [0.5] * 3
 
 
-def test_mfu_is_of_the_peak(text_file, tmp_path, capsys):
-  config = small_config('ar', text_file, steps=2)
-  loop.train(config, tmp_path / 'run')
-  assert not any('mfu' in line for line in read_log(tmp_path / 'run'))  # a CPU is in no table
-  assert 'mfu' not in capsys.readouterr().err
+def test_mfu_is_of_the_peak(plain, tmp_path, capsys):
+  config, directory, told = plain
+  assert not any('mfu' in line for line in read_log(directory))  # a CPU is in no table
+  assert 'mfu' not in told and not (directory / 'profile').exists()
 
+  config = config.copy_and_resolve_references()
   config.train.peak_flops = 1e9
-  loop.train(config, tmp_path / 'run')  # may differ on resume
+  loop.train(config, directory)  # may differ on resume
   loop.train(config, tmp_path / 'again')
   work = flops.train_flops_per_token(config, VOCAB)
   for line in read_log(tmp_path / 'again'):

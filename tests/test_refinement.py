@@ -1,7 +1,7 @@
 """Refining drafts: what may change, how far, by whose law, and what is refused."""
 
 import dataclasses
-import json
+import functools
 import math
 import os
 
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import worlds
+from commands import records, refuse, run, succeed
 from conftest import ROOT
 
 from ardiff_jax import edits, noise, refinement, report
@@ -18,11 +20,11 @@ from ardiff_jax.errors import UserError
 from ardiff_jax.hyperschedules import flat
 from ardiff_jax.sampling.loop import generate
 from ardiff_jax.sampling.steppers import Ancestral
-from tests import worlds
-from tests.commands import refuse, run, succeed
 
 BYTES = ByteTokenizer('byte', {})
 DRAFT = '3 plus 4 is 7.'
+OTHER = '8 plus 1 is 9.'
+LONG = '1 plus 1 is 2.\n' + DRAFT
 
 
 # Pieces.
@@ -70,31 +72,29 @@ def test_edits_are_marked_word_by_word():
 # The law.
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def reversal(process, params, schedule, drafts):
+  """Drafts that are noised to the first time of a schedule, and what becomes of them."""
+  keys = jax.random.split(jax.random.key(0), (2, len(drafts)))
+  noisy = jax.vmap(process.sample, (0, 0, None))(keys[0], drafts, schedule.last_time)
+  given = jnp.zeros(drafts.shape, bool)
+  arguments = worlds.exact_denoise, params, process, Ancestral(), schedule, drafts, given, keys[1]
+  return generate(*arguments, draft=noisy).tokens
+
+
 def test_refinement_follows_the_reversal_of_the_noise_from_its_time_on():
   """One token, whose posterior is known: noised to time t, and back in four steps."""
-  n, vocab_size, last_time, draft = 20_000, 3, 0.5, 2
+  n, vocab_size, last_time, draft = 20_000, 3, np.float32(0.5), 2
   process = noise.uniform(vocab_size)
   joint = np.array([0.6, 0.3, 0.1])
-  drafts = jnp.full((n, 1), draft)
-  keys = jax.random.split(jax.random.key(0), (2, n))
-  noisy = jax.vmap(process.sample, (0, 0, None))(keys[0], drafts, jnp.float32(last_time))
   schedule = dataclasses.replace(flat(1, 4), last_time=last_time)
-  result = generate(
-    worlds.exact_denoise,
-    worlds.exact_params(joint),
-    process,
-    Ancestral(),
-    schedule,
-    drafts,
-    jnp.zeros((n, 1), bool),
-    keys[1],
-    draft=noisy,
-  )
+  drafts = np.full((n, 1), draft, np.int32)
+  tokens = np.asarray(reversal(process, worlds.exact_params(joint), schedule, drafts))
   stays = float(np.exp(-process.sigma(last_time)))
   forward = stays * np.eye(vocab_size) + (1.0 - stays) / vocab_size  # q(x_t | x_0)
   backward = joint[:, None] * forward
   law = (backward / backward.sum(axis=0)) @ forward[draft]
-  share = np.bincount(np.asarray(result.tokens)[:, 0], minlength=vocab_size) / n
+  share = np.bincount(tokens[:, 0], minlength=vocab_size) / n
   np.testing.assert_allclose(share, law, atol=0.015)
   assert np.abs(law - joint).max() > 0.1  # where time 1 would end
 
@@ -126,18 +126,19 @@ def test_at_full_strength_masks_forget_the_draft_but_not_the_prompt(models):
     for draft, prompt in ((DRAFT, 'a '), (DRAFT[::-1], 'a '), (DRAFT, 'b '))
   ]
   assert texts[0] == texts[1]
-  assert texts[0] != texts[2]  # two steps of training see little, but the draws meet other laws
+  assert texts[0] != texts[2]
 
 
 def test_a_draft_is_refined_alike_whatever_stands_beside_it(models):
   model = models('epsilon_hybrid')
-  drafts = [DRAFT, '1 plus 1 is 2.\n' + DRAFT, DRAFT]
-  together = model.refine(drafts, strength=0.5, seed=7)
-  assert [one.draft for one in together] == drafts
-  again = model.refine([DRAFT, DRAFT, DRAFT], strength=0.5, seed=7)
-  assert (together[0].text, together[2].text) == (again[0].text, again[2].text)
+  refine = lambda *drafts, seed=7: model.refine(drafts, strength=0.5, seed=seed)  # noqa: E731
+  together = refine(DRAFT, LONG, DRAFT)
+  assert [one.draft for one in together] == [DRAFT, LONG, DRAFT]
+  first, last = refine(DRAFT, LONG, OTHER), refine(OTHER, LONG, DRAFT)
+  assert (together[0].text, together[2].text) == (first[0].text, last[2].text)
+  assert together[1].text == first[1].text == last[1].text
   assert together[0].text != together[2].text  # draws of their own
-  assert model.refine(DRAFT, strength=0.5, seed=8)[0].text != together[0].text
+  assert refine(DRAFT, LONG, DRAFT, seed=8)[0].text != together[0].text
 
 
 @pytest.mark.parametrize('name', ['epsilon_hybrid', 'latent_refiner'])
@@ -149,7 +150,7 @@ def test_a_batch_holds_so_many_drafts_and_changes_none(models, monkeypatch, name
     return stack(canvases)
 
   monkeypatch.setattr(refinement, '_stack', watched)
-  drafts = [DRAFT, 'so ' + DRAFT, DRAFT, DRAFT]
+  drafts = [DRAFT, LONG, DRAFT, DRAFT]
   settings = dict(strength=0.9, budget=0.5, steps=4, seed=7)
   whole = model.refine(drafts, **settings)
   assert set(sizes) == {1, 3}
@@ -163,17 +164,28 @@ def test_a_batch_holds_so_many_drafts_and_changes_none(models, monkeypatch, name
 def test_stronger_refinements_drift_further_and_call_more(models):
   model = models('epsilon_hybrid')
   drafts = [DRAFT] * 16
-  runs = [model.refine(drafts, strength=strength, steps=10) for strength in (0.2, 0.5, 0.9)]
+  settings = dict(steps=4, batch_size=2)
+  runs = [model.refine(drafts, strength=strength, **settings) for strength in (0.2, 0.5, 0.9)]
   drifts = [np.mean([one.edit_distance for one in run]) for run in runs]
   assert 0.0 < drifts[0] < drifts[1] < drifts[2] <= 1.0
-  assert [run[0].network_calls for run in runs] == [2, 5, 9]
+  assert [run[0].network_calls for run in runs] == [1, 2, 4]
 
 
 def test_an_epsilon_hybrid_refines_along_its_own_chain_too(models):
   model = models('epsilon_hybrid')
-  chain = dict(strength=0.9, sampler='ancestral', own_chain=True)
-  (one,) = model.refine(DRAFT, **chain)
-  assert one.changed > 0.0 and one.text != model.refine(DRAFT, strength=0.9)[0].text
+  usual, own = (
+    model.refine([DRAFT] * 2, strength=0.9, steps=4, **chain)[0]
+    for chain in ({}, dict(sampler='ancestral', own_chain=True))
+  )
+  assert own.changed > 0.0 and own.text != usual.text
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def masked_prediction(denoise, params, canvas):
+  active = dict(
+    regions=np.ones(canvas.shape[1], np.int8), settle_step=np.ones(canvas.shape[1], int)
+  )
+  return denoise(params, canvas, sigma=jnp.zeros(canvas.shape), **active)
 
 
 def test_budget_keeps_the_edits_that_the_model_prefers_most(models):
@@ -188,13 +200,7 @@ def test_budget_keeps_the_edits_that_the_model_prefers_most(models):
     assert few.network_calls == all_edits.network_calls + 1
     shown = np.where(old != new, BYTES.vocab_size, new)[None]
     denoise = method_lib.on_schedule(model.method, flat(len(DRAFT), 1)).denoise
-    logits = denoise(
-      model.params,
-      jnp.asarray(shown),
-      sigma=jnp.zeros(shown.shape),
-      regions=np.ones(len(DRAFT), np.int8),
-      settle_step=np.ones(len(DRAFT), np.int32),
-    )[0]
+    logits = np.asarray(masked_prediction(denoise, model.params, shown))[0]
     gain = np.array([logits[i, new[i]] - logits[i, old[i]] for i in edits])
     best = edits[np.argsort(-gain)[:most]]
     np.testing.assert_array_equal(np.flatnonzero(kept != old), np.sort(best))
@@ -218,15 +224,11 @@ def test_judge_reads_the_text_after_the_prompt(models):
   )
   judge = models('ar')
   for nats, ids in ((one.nats, one.token_ids), (one.draft_nats, one.draft_ids)):
-    whole, prompt = ([*b'so ', *ids], [*b'so '])
-    expected = [_nats(judge, x) for x in (whole, prompt)]
-    np.testing.assert_allclose(nats, (expected[0] - expected[1]) / len(ids), rtol=1e-4)
-
-
-def _nats(judge, ids):
-  tokens = np.array([ids], np.int32)
-  counted = np.ones(tokens.shape, bool)
-  return judge.sequence_nats(tokens, counted, num_samples=None, seed=0)[0]
+    prompt = [*b'so ']
+    texts = np.array([[*prompt, *ids], [*prompt, *[0] * len(ids)]], np.int32)
+    counted = np.stack([np.ones(len(texts[0]), bool), np.arange(len(texts[0])) < len(prompt)])
+    whole, before = judge.sequence_nats(texts, counted, num_samples=None, seed=0)
+    np.testing.assert_allclose(nats, (whole - before) / len(ids), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +253,9 @@ def _nats(judge, ids):
     ('mdlm', {'sampler': 'magic', 'strength': 0.0}, 'unknown sampler'),
     ('mdlm', {'steps': 2, 'hyperschedule': 'block,width=2,num_levels=2'}, 'give one'),
     ('mdlm', {'guidance': 'x' * 30}, "longer than the model's 32"),
+    ('mdlm', {'refiner': 'latent'}, 'refiner latent is not for this model'),
+    ('mdlm', {'guidance_scale': 2.0}, 'guidance_scale are settings of refiner latent'),
+    ('mdlm', {'clamp': 0.5}, 'clamp are settings of refiner latent'),
   ],
 )
 def test_refinements_that_cannot_be_are_refused(models, name, settings, message):
@@ -269,7 +274,8 @@ def test_a_judge_that_cannot_read_the_texts_is_refused_before_any_work(models, m
   model, judge = models('epsilon_hybrid'), models('ar')
   short = dataclasses.replace(judge, config=judge.config.copy_and_resolve_references())
   short.config.data.length = len('so ' + DRAFT)
-  (one,) = model.refine(DRAFT, prompt='so ', guidance='be brief', judge=short)
+  asked = dict(prompt='so ', guidance='be brief', strength=0.8)
+  (one,) = model.refine(DRAFT, judge=short, **asked)
   assert one.nats > 0.0
   draft = refinement.drafted(model, judge, short, 'so ', 'be brief', None, 0)
   assert len(draft) == len(DRAFT)
@@ -298,14 +304,14 @@ def test_command_prints_the_text_and_nothing_else(models, tmp_path):
   file.write_bytes(draft.encode() + b'\n')
   arguments = 'refine', f'--workdir={directory}', f'--out={tmp_path}/out.jsonl'
   same = succeed(*arguments, f'--draft=@{file}', '--strength=0')
-  records = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
-  assert same.stdout == 'two\nlines\t \n' and records[0]['text'] == draft  # the pipe is text
+  told = records(tmp_path / 'out.jsonl')
+  assert same.stdout == 'two\nlines\t \n' and told[0]['text'] == draft  # the pipe is text
   judged = f'--judge={models.directory("ar")}'
   other = succeed(*arguments, f'--draft={DRAFT}', '--strength=0.9', '--prompt=so ', judged)
-  records = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
-  assert other.stdout == records[1]['text'] + '\n' != same.stdout
-  assert records[1]['nats'] > 0.0 and 'nats/token under the judge' in other.stderr
-  assert edits.marked(DRAFT, records[1]['text']) in other.stderr
+  told = records(tmp_path / 'out.jsonl')
+  assert other.stdout == told[1]['text'] + '\n' != same.stdout
+  assert told[1]['nats'] > 0.0 and 'nats/token under the judge' in other.stderr
+  assert edits.marked(DRAFT, told[1]['text']) in other.stderr
   assert file.read_bytes() == draft.encode() + b'\n'
   (tmp_path / 'folder').mkdir()
   lost = run(*arguments[:2], f'--out={tmp_path}/folder', '--draft=kept', '--strength=0')
@@ -331,13 +337,12 @@ def test_a_draft_is_never_written_to_by_whatever_name(models, tmp_path):
   own.unlink()
 
 
-@pytest.mark.slow
 def test_the_report_shows_what_was_refined(models):
   directory = models.directory('epsilon_hybrid')
   judge = f'--judge={models.directory("ar")}'
   asked = '--strength=1', '--prompt=so <so> ', '--guidance=be', '--budget=0.5', judge
   succeed('refine', f'--workdir={directory}', '--draft=one <two> three four', *asked)
-  (record,) = [json.loads(x) for x in (directory / 'refined.jsonl').read_text().splitlines()]
+  (record,) = records(directory / 'refined.jsonl')
   page = (directory / 'report.html').read_text()
   assert 'one &lt;two&gt; three four' in page and 'so &lt;so&gt; ' in page
   assert record['text'] != record['draft'] and '<ins>' in page and '<del>' in page
@@ -347,14 +352,13 @@ def test_the_report_shows_what_was_refined(models):
   assert 'Refined drafts' not in (directory / 'report.html').read_text()
 
 
-@pytest.mark.slow
 def test_command_has_a_draft_written(models, tmp_path):
   drafter, out = models.directory('ar'), tmp_path / 'out.jsonl'
   model = f'--workdir={models.directory("epsilon_hybrid")}'
   flags = model, f'--drafter={drafter}', '--prompt=so ', '--guidance=ξ♞', f'--out={out}'
   succeed('refine', *flags, '--strength=0.9', '--seed=4')
   succeed('refine', *flags, '--strength=0', '--draft_tokens=9')
-  whole, short = [json.loads(line) for line in out.read_text().splitlines()]
+  whole, short = records(out)
   assert len(whole['draft_ids']) == 32 - len('so ') - len('ξ♞'.encode()) - 2
   (sample,) = models('ar').sample(1, 'so ', length=len(whole['draft_ids']) + 3, seed=4)
   assert whole['draft_ids'] == sample.token_ids[3:] != whole['token_ids']

@@ -5,9 +5,11 @@ import itertools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import worlds
+from covers import pairwise
+from worlds import arbitrary_denoise
 
 from ardiff_jax import noise, rng
 from ardiff_jax.hyperschedules import Region, ar_diffusion, block, flat, from_levels, slide
@@ -16,15 +18,17 @@ from ardiff_jax.sampling.controls import Controls
 from ardiff_jax.sampling.loop import generate
 from ardiff_jax.sampling.revision import Revision
 from ardiff_jax.sampling.steppers import Step
-from tests import worlds
-from tests.worlds import arbitrary_denoise
 
 V, L, B = 3, 4, 40
 PROCESS = noise.absorbing(V)
 PARAMS = worlds.arbitrary_params(0, V, L)
 PARAMS = {'table': 3.0 * PARAMS['table']}  # decided, so that tokens are accepted
 LINEAR = Gate('linear', model_dim=V)
-LINEAR_WEIGHTS = nn.unbox(LINEAR.new_weights(jax.random.key(0)))
+
+
+@functools.cache
+def new_weights(gate):
+  return jax.jit(lambda: nn.unbox(gate.new_weights(jax.random.key(0))))()
 
 
 @functools.partial(jax.jit, static_argnames=('denoise', 'process', 'use_cache', 'trace'))
@@ -32,29 +36,41 @@ def run(denoise, params, process, stepper, schedule, tokens, given, keys, **kwar
   return generate(denoise, params, process, stepper, schedule, tokens, given, keys, **kwargs)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def keys_of(batch, seed=0):
+  return jax.random.split(jax.random.key(seed), batch)
+
+
 def drafts(seed=0, masks=False, batch=B):
   return np.random.default_rng(seed).integers(0, V + masks, (batch, L)).astype(np.int32)
 
 
 def linear(**settings) -> Revision:
-  return Revision(gate=LINEAR, weights=LINEAR_WEIGHTS, **settings)
+  return Revision(gate=LINEAR, weights=new_weights(LINEAR), **settings)
 
 
-def revise(revision, draft, schedule=None, given=None, seed=0, process=PROCESS, **kwargs):
+def revise(revision, draft, schedule=None, given=None, **kwargs):
   schedule = flat(L, 5) if schedule is None else schedule
   given = np.zeros(draft.shape, bool) if given is None else given
-  keys = jax.random.split(jax.random.key(seed), len(draft))
-  args = arbitrary_denoise, PARAMS, process, revision, schedule, jnp.asarray(draft), given, keys
-  return run(*args, draft=jnp.asarray(draft), trace=100, **kwargs)
+  args = arbitrary_denoise, PARAMS, PROCESS, revision, schedule, draft, given, keys_of(len(draft))
+  return run(*args, draft=draft, trace=100, **kwargs)
+
+
+@functools.cache
+def every_logit():
+  """float64[C, L, V], what the denoiser gives for every canvas where nothing has settled."""
+  free = flat(L, 1)
+  return worlds.outputs(jax.jit(arbitrary_denoise), PARAMS, free, 0, V)[0]
+
+
+def logits_of(canvas):
+  """float64[B, L, V], those of some."""
+  return every_logit()[worlds.index_of(canvas, V + 1)]
 
 
 def law(canvas):
   """float64[B, L, V], the denoiser's q."""
-  free = np.full(L, Region.ACTIVE, np.int8)
-  logits = arbitrary_denoise(
-    PARAMS, jnp.asarray(canvas), sigma=None, regions=jnp.asarray(free), settle_step=None
-  )
-  return worlds.softmax(np.asarray(logits, np.float64))
+  return worlds.softmax(logits_of(canvas))
 
 
 def canvases(result, draft):
@@ -65,15 +81,18 @@ def canvases(result, draft):
 # Special cases.
 
 
-def test_gate_that_never_speaks_is_the_fixed_schedule_bit_for_bit():
-  silent = Revision(gate=LINEAR, weights={'beta': jnp.float32([-1e9, 0, 0, 0, 0])})
-  for select in ('bernoulli', 'threshold', 'budget'):
-    settings = dict(select=select, prior_scale=0.9)
-    ours = revise(silent.replace(**settings), drafts())
-    theirs = revise(Revision(doubt='prior', **settings), drafts())
-    np.testing.assert_array_equal(ours.trace, theirs.trace)
-    np.testing.assert_array_equal(ours.notes.doubt_mean, theirs.notes.doubt_mean)
-    assert int(ours.redraws.sum()) > 0
+@pytest.mark.parametrize(
+  'select',
+  ['threshold', *(pytest.param(x, marks=pytest.mark.full) for x in ('bernoulli', 'budget'))],
+)
+def test_gate_that_never_speaks_is_the_fixed_schedule_bit_for_bit(select):
+  silent = Revision(gate=LINEAR, weights={'beta': np.float32([-1e9, 0, 0, 0, 0])})
+  settings = dict(select=select, prior_scale=0.9)
+  ours = revise(silent.replace(**settings), drafts())
+  theirs = revise(Revision(doubt='prior', **settings), drafts())
+  np.testing.assert_array_equal(ours.trace, theirs.trace)
+  np.testing.assert_array_equal(ours.notes.doubt_mean, theirs.notes.doubt_mean)
+  assert int(ours.redraws.sum()) > 0
 
 
 def test_without_doubt_nothing_changes_and_one_call_is_enough():
@@ -85,12 +104,10 @@ def test_without_doubt_nothing_changes_and_one_call_is_enough():
 
 
 def test_a_gate_that_never_speaks_without_a_prior_changes_nothing():
-  silent = {'beta': jnp.float32([-1e9, 0, 0, 0, 0])}
-  for select in ('bernoulli', 'threshold'):
-    revision = Revision(gate=LINEAR, weights=silent, prior_scale=0.0, select=select)
-    result = revise(revision, drafts())
-    np.testing.assert_array_equal(result.tokens, drafts())
-    assert int(result.network_calls) == 1
+  silent = {'beta': np.float32([-1e9, 0, 0, 0, 0])}
+  result = revise(Revision(gate=LINEAR, weights=silent, prior_scale=0.0), drafts())
+  np.testing.assert_array_equal(result.tokens, drafts())
+  assert int(result.network_calls) == 1
 
 
 def test_confidence_does_not_change_while_the_text_stands_still():
@@ -100,11 +117,18 @@ def test_confidence_does_not_change_while_the_text_stands_still():
   assert (np.abs(revise(moving, drafts()).notes.change_mean[1:]) > 0.0).any()
 
 
-@pytest.mark.parametrize('write', ['best', 'mask'])
+LEVELS = from_levels(np.array([[4] * L, [2] * L, [0] * L]), 4)
+
+
 @pytest.mark.parametrize(
-  'schedule',
-  [ar_diffusion(L, 3), from_levels(np.array([[4] * L, [2] * L, [0] * L]), 4)],
-  ids=['ar_diffusion', 'by two levels'],
+  'schedule, write',
+  [
+    (LEVELS, 'best'),
+    (ar_diffusion(L, 3), 'mask'),
+    pytest.param(LEVELS, 'mask', marks=pytest.mark.full),
+    pytest.param(ar_diffusion(L, 3), 'best', marks=pytest.mark.full),
+  ],
+  ids=lambda x: getattr(x, 'name', x),
 )
 def test_no_mask_is_left_on_any_schedule(schedule, write):
   for masks in (False, True):
@@ -113,22 +137,31 @@ def test_no_mask_is_left_on_any_schedule(schedule, write):
     assert (np.asarray(revise(revision, draft, schedule).tokens) < V).all()
 
 
-@pytest.mark.parametrize(
-  'controls',
-  [dict(banned=(1,)), dict(top_k=1), dict(top_p=0.5), dict(min_p=0.9), dict(temperature=0.0)],
-  ids=str,
+CONTROLS = (
+  *(dict(banned=(1,)), dict(temperature=0.0)),
+  *(dict(top_k=1), dict(top_p=0.5), dict(min_p=0.9)),
 )
-def test_controls_bend_what_is_written_and_not_what_is_doubted(controls):
+LEARNED = Gate('learned', V, standardise=False)
+
+
+@pytest.mark.parametrize(
+  'gate, controls',
+  [
+    pytest.param(gate, x, marks=() if (gate is LINEAR) == (i < 2) else pytest.mark.full)
+    for gate in (LINEAR, LEARNED)
+    for i, x in enumerate(CONTROLS)
+  ],
+  ids=lambda x: getattr(x, 'kind', str(x)),
+)
+def test_controls_bend_what_is_written_and_not_what_is_doubted(gate, controls):
   settings = dict(accept='any', early_stop=False, threshold=(0.0, 0.0))
-  for gate in (LINEAR, Gate('learned', V, standardise=False)):
-    weights = nn.unbox(gate.new_weights(jax.random.key(0)))
-    revision = Revision(gate=gate, weights=weights, **settings)
-    bent = revise(revision, drafts(), flat(L, 1), controls=Controls(**controls))
-    free = revise(revision, drafts(), flat(L, 1))
-    np.testing.assert_allclose(bent.notes.doubt_mean, free.notes.doubt_mean, atol=1e-6)
-    assert np.isfinite(np.stack(bent.notes)).all()
-    if 'banned' in controls:
-      assert (np.asarray(free.tokens) == 1).any() and not (np.asarray(bent.tokens) == 1).any()
+  revision = Revision(gate=gate, weights=new_weights(gate), **settings)
+  bent = revise(revision, drafts(), flat(L, 1), controls=Controls(**controls))
+  free = revise(revision, drafts(), flat(L, 1))
+  np.testing.assert_allclose(bent.notes.doubt_mean, free.notes.doubt_mean, atol=1e-6)
+  assert np.isfinite(np.stack(bent.notes)).all()
+  if 'banned' in controls:
+    assert (np.asarray(free.tokens) == 1).any() and not (np.asarray(bent.tokens) == 1).any()
 
 
 def test_nothing_is_better_by_an_infinite_ratio():
@@ -138,7 +171,7 @@ def test_nothing_is_better_by_an_infinite_ratio():
 
 
 def test_one_look_at_masks_draws_from_the_prediction():
-  n = 20_000
+  n = 5000
   masks = np.full((n, L), V, np.int32)
   revision = Revision(doubt='uniform', rate=1.0, accept='any', write='drawn')
   result = revise(revision, masks, flat(L, 1))
@@ -163,7 +196,7 @@ def test_likelihood_under_each_look_never_falls():
 
 def test_oracle_touches_only_what_is_wrong():
   truth = drafts(1)
-  revision = Revision(doubt='oracle', truth=jnp.asarray(truth), accept='any', threshold=(0.5, 0.5))
+  revision = Revision(doubt='oracle', truth=truth, accept='any', threshold=(0.5, 0.5))
   draft = drafts()
   result = revise(revision, draft)
   tokens, wrong = np.asarray(result.tokens), draft != truth
@@ -173,6 +206,9 @@ def test_oracle_touches_only_what_is_wrong():
 
 
 # The whole rule, in numpy.
+
+
+gelu = jax.jit(jax.nn.gelu)
 
 
 def gate_doubt(gate, weights, q, before, canvas, free, t, num_steps):
@@ -195,27 +231,16 @@ def gate_doubt(gate, weights, q, before, canvas, free, t, num_steps):
   if gate.kind == 'linear':
     logit = weights['beta'] @ [np.ones(L), seen[0], -seen[1], -seen[2], seen[3]]
   else:
-    hidden = worlds_logits(canvas)
+    hidden = logits_of(canvas[None])[0]
     hidden = (hidden - hidden.mean(axis=-1, keepdims=True)) / np.sqrt(
       hidden.var(axis=-1, keepdims=True) + 1e-6
     )
     others = [place / L, np.full(L, t / num_steps), r]
     x = np.concatenate([hidden, np.stack([*seen, *others], axis=-1)], axis=-1)
-    x = np.asarray(jax.nn.gelu(x @ weights['in']['kernel'] + weights['in']['bias']))
+    x = np.asarray(gelu(np.float32(x @ weights['in']['kernel'] + weights['in']['bias'])))
     logit = (x @ weights['out']['kernel'] + weights['out']['bias'])[:, 0] + np.log(0.05 / 0.95)
   u = 1 / (1 + np.exp(-logit))
   return 1 - (1 - u) * (1 - r)
-
-
-def worlds_logits(canvas):
-  """float64[L, V], what the world's denoiser gives for one canvas."""
-  free = np.full(L, Region.ACTIVE, np.int8)
-  return np.asarray(
-    arbitrary_denoise(
-      PARAMS, jnp.asarray(canvas)[None], sigma=None, regions=jnp.asarray(free), settle_step=None
-    )[0],
-    np.float64,
-  )
 
 
 def reference(draft, uniforms, settings, num_steps, given=None, gate=None, weights=None):
@@ -268,42 +293,44 @@ def reference(draft, uniforms, settings, num_steps, given=None, gate=None, weigh
 
 def coins_of(steps):
   """float32[B, S, L], those of `revise`."""
-  keys = jax.random.split(jax.random.key(0), B)
-  coins = np.zeros((B, steps, L), np.float32)
-  for s in range(steps):
-    draw = lambda key, s=s: jax.random.uniform(rng.stream(key, 'step', s), (2, L))[0]  # noqa: E731
-    coins[:, s] = jax.vmap(draw)(jax.random.clone(keys))
-  return coins
+  return np.asarray(_coins(keys_of(B), np.arange(steps)))
+
+
+@jax.jit
+def _coins(keys, steps):
+  draw = lambda key, step: jax.random.uniform(rng.stream(key, 'step', step), (2, L))[0]  # noqa: E731
+  return jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(keys, steps)
 
 
 @pytest.mark.parametrize('select', ['bernoulli', 'threshold', 'budget'])
 @pytest.mark.parametrize('doubt', ['uniform', 'confidence'])
-@pytest.mark.parametrize('masks', [False, True])
-def test_scan_is_a_loop_with_a_break(select, doubt, masks):
+def test_scan_is_a_loop_with_a_break(select, doubt):
   settings = dict(doubt=doubt, select=select, rate=0.6)
   ends = dict(threshold=(0.5, 0.8), hysteresis=0.1, budget=(0.6, 0.1))
-  draft, steps = drafts(masks=masks), 5
-  result = revise(Revision(**settings, **ends), draft, flat(L, steps))
-  coins = coins_of(steps)
-  lives = []
-  for b in range(B):
-    tokens, live = reference(draft[b], coins[b], settings, steps)
-    np.testing.assert_array_equal(result.tokens[b], tokens)
-    lives.append(live)
-  np.testing.assert_array_equal(result.notes.live.sum(axis=0), lives)
-  assert int(result.network_calls) == max(lives)
-  assert len(set(lives)) > 1
+  for masks in (False, True):
+    draft, steps = drafts(masks=masks), 5
+    result = revise(Revision(**settings, **ends), draft, flat(L, steps))
+    coins = coins_of(steps)
+    lives = []
+    for b in range(B):
+      tokens, live = reference(draft[b], coins[b], settings, steps)
+      np.testing.assert_array_equal(result.tokens[b], tokens, err_msg=f'{masks=}, text {b}')
+      lives.append(live)
+    np.testing.assert_array_equal(result.notes.live.sum(axis=0), lives, err_msg=f'{masks=}')
+    assert int(result.network_calls) == max(lives)
+    assert len(set(lives)) > 1
 
 
-@pytest.mark.parametrize('standardise', [True, False])
-@pytest.mark.parametrize('kind', ['linear', 'learned'])
-@pytest.mark.parametrize('select', ['bernoulli', 'budget'])
+@pytest.mark.parametrize(
+  'kind, standardise, select',
+  pairwise(('linear', 'learned'), (True, False), ('bernoulli', 'budget')),
+)
 def test_scan_by_a_gate_is_a_loop_with_a_break(kind, standardise, select):
   """Signals, prior, place, progress and hidden state included; masks and given tokens too."""
   gate = Gate(kind, model_dim=V, width=5, standardise=standardise)
-  weights = nn.unbox(gate.new_weights(jax.random.key(0)))
-  keys = iter(jax.random.split(jax.random.key(1), 9))
-  weights = jax.tree.map(lambda x: x + 0.7 * jax.random.normal(next(keys), x.shape), weights)
+  draw = np.random.default_rng(1)
+  move = lambda x: x + np.float32(0.7 * draw.standard_normal(x.shape))  # noqa: E731
+  weights = jax.tree.map(move, jax.device_get(new_weights(gate)))
   settings = dict(doubt='gate', select=select)
   numbers = dict(alpha=0.8, delta=0.5, prior_scale=0.6, budget=(0.6, 0.1), least_doubt=0.0)
   draft, steps = drafts(masks=True), 5
@@ -326,20 +353,18 @@ def test_scan_by_a_gate_is_a_loop_with_a_break(kind, standardise, select):
 # Parts of the rule.
 
 
-@pytest.mark.parametrize('budget', [0.0, 0.3, 0.5, 1.0])
-def test_budget_selects_as_many_as_it_says_or_as_there_are(budget):
+def test_budget_selects_as_many_as_it_says_or_as_there_are():
   """Ties and positions that may not move never make it more."""
-  rng = np.random.default_rng(0)
-  given = rng.random((B, L)) < 0.5
-  revision = Revision(
-    doubt='uniform', select='budget', budget=(budget, budget), early_stop=False, cooldown=0
-  )
-  result = revise(revision, drafts(), given=given)
-  free = (~given).sum(axis=1)
-  expected = np.ceil(free * budget - 1e-4)
-  live = np.asarray(result.notes.live)
-  np.testing.assert_array_equal(result.notes.selected, live * expected[None])
-  np.testing.assert_array_equal(np.asarray(result.tokens)[given], drafts()[given])
+  given = np.random.default_rng(0).random((B, L)) < 0.5
+  for budget in (0.0, 0.3, 0.5, 1.0):
+    revision = Revision(
+      doubt='uniform', select='budget', budget=(budget, budget), early_stop=False, cooldown=0
+    )
+    result = revise(revision, drafts(), given=given)
+    expected = np.ceil((~given).sum(axis=1) * budget - 1e-4)
+    live = np.asarray(result.notes.live)
+    np.testing.assert_array_equal(result.notes.selected, live * expected[None], err_msg=f'{budget}')
+    np.testing.assert_array_equal(np.asarray(result.tokens)[given], drafts()[given])
 
 
 def test_budget_takes_the_most_doubtful():
@@ -353,21 +378,21 @@ def test_budget_takes_the_most_doubtful():
   assert changed.any()
 
 
-@pytest.mark.parametrize('cooldown', [0, 1, 2])
-def test_edits_stand_for_as_long_as_they_cool(cooldown):
+def test_edits_stand_for_as_long_as_they_cool():
   draft = drafts()
-  revision = Revision(
-    doubt='uniform', rate=1.0, accept='any', write='drawn', cooldown=cooldown, early_stop=False
-  )
-  result = revise(revision, draft, flat(L, 6))
-  edits = np.diff(canvases(result, draft), axis=0) != 0
-  gaps = [
-    np.diff(np.flatnonzero(edits[:, b, i])).min()
-    for b in range(B)
-    for i in range(L)
-    if edits[:, b, i].sum() > 1
-  ]
-  assert min(gaps) == cooldown + 1
+  for cooldown in (0, 1, 2):
+    revision = Revision(
+      doubt='uniform', rate=1.0, accept='any', write='drawn', cooldown=cooldown, early_stop=False
+    )
+    result = revise(revision, draft, flat(L, 6))
+    edits = np.diff(canvases(result, draft), axis=0) != 0
+    gaps = [
+      np.diff(np.flatnonzero(edits[:, b, i])).min()
+      for b in range(B)
+      for i in range(L)
+      if edits[:, b, i].sum() > 1
+    ]
+    assert min(gaps) == cooldown + 1
 
 
 def test_masks_are_filled_in_the_end_whatever_the_budget():
@@ -407,8 +432,8 @@ def test_phases_silence_the_gate_elsewhere():
 def test_span_selects_neighbours_along():
   draft, truth = drafts(), drafts()
   truth[:, 1] = (truth[:, 1] + 1) % V
-  for span, expected in ((0, 1), (1, 3), (2, 4)):
-    revision = Revision(doubt='oracle', truth=jnp.asarray(truth), span=span, threshold=(0.5, 0.5))
+  for span, expected in ((0, 1), (2, 4)):
+    revision = Revision(doubt='oracle', truth=truth, span=span, threshold=(0.5, 0.5))
     result = revise(revision, draft, flat(L, 1))
     np.testing.assert_array_equal(result.notes.selected, np.full((1, B), expected))
 
@@ -436,25 +461,24 @@ def test_no_repeats_sees_the_text_beyond_the_window_and_what_is_written_along():
   guarded = Revision(
     doubt='uniform', rate=1.0, accept='any', write='drawn', early_stop=False, no_repeats=True
   )
+  draft = drafts(batch=400)
   for schedule in (flat(L, 3), block(L, 2, 3)):
-    draft = drafts(batch=400)
-    result = revise(guarded, draft, schedule)
-    steps = canvases(result, draft)
+    steps = canvases(revise(guarded, draft, schedule), draft)
     new = (steps[1:, :, 1:] == steps[1:, :, :-1]) & ~(steps[:-1, :, 1:] == steps[:-1, :, :-1])
-    assert not new.any()
-    loose = canvases(revise(guarded.replace(no_repeats=False), draft, schedule), draft)
-    assert (loose[1:, :, 1:] == loose[1:, :, :-1])[new.shape[0] - 1].any()
+    assert not new.any(), schedule.name
+  loose = canvases(revise(guarded.replace(no_repeats=False), draft, schedule), draft)
+  assert (loose[-1, :, 1:] == loose[-1, :, :-1]).any()
 
 
 def test_late_gates_are_waited_for_and_resting_edits_too():
   late = linear(phase='late', prior_scale=0.0, threshold=(0.3, 0.3))
   assert (revise(late, drafts(), flat(L, 4)).notes.live.sum(axis=0) >= 3).all()
   rests = Revision(doubt='uniform', rate=1.0)
-  result = revise(rests, drafts(), flat(L, 6))
+  result = revise(rests, drafts())
   edited, live = np.asarray(result.notes.edited), np.asarray(result.notes.live)
   for b in range(B):  # the last look edits nothing, and nothing was edited at the look before
     last = int(live[:, b].sum()) - 1
-    assert last == 5 or not edited[max(last - 1, 0) : last + 1, b].any()
+    assert last == 4 or not edited[max(last - 1, 0) : last + 1, b].any()
 
 
 def test_early_stop_can_be_had_or_not():
@@ -540,7 +564,7 @@ def test_an_end_in_one_block_does_not_end_the_next():
   truth = drafts()
   draft = truth.copy()
   draft[:, 3] = (draft[:, 3] + 1) % V
-  revision = Revision(doubt='oracle', truth=jnp.asarray(truth), accept='any', threshold=(0.5, 0.5))
+  revision = Revision(doubt='oracle', truth=truth, accept='any', threshold=(0.5, 0.5))
   result = revise(revision, draft, block(L, 2, 3))
   live = np.asarray(result.notes.live)
   np.testing.assert_array_equal(live[:3].sum(axis=0), 1.0)  # nothing wrong in the first block
@@ -563,15 +587,12 @@ def test_visits_and_told_noise():
       jax.debug.callback(lambda x: visits.append(np.asarray(x)), step.visit, ordered=True)
       return super().move(process, step, logits, bend)
 
-  spy = Spy(arbitrary_denoise._predict)
   revision = Counting(doubt='uniform', rate=1.0, level=0.4, early_stop=False)
-  draft = jnp.asarray(drafts(batch=1))
-  given = jnp.zeros(draft.shape, bool)
-  keys = jax.random.split(jax.random.key(0), 1)
-  generate(
-    spy, PARAMS, PROCESS, revision, block(L, 2, 3), draft, given, keys, draft=draft
-  ).tokens.block_until_ready()
+  arguments = Spy(arbitrary_denoise._predict), PARAMS, PROCESS, revision, block(L, 2, 3)
+  draft, given = drafts(batch=1), np.zeros((1, L), bool)
+  spied = jax.jit(lambda draft, *rest: generate(*arguments, draft, *rest, draft=draft).tokens)
+  spied(draft, given, keys_of(1)).block_until_ready()
   jax.effects_barrier()
-  level = float(PROCESS.sigma(jnp.float32(0.4)))
+  level = float(PROCESS.sigma(np.float32(0.4)))
   np.testing.assert_allclose(told[-1][0], [0, 0, level, level], rtol=1e-6)
   assert [float(x[0, 0]) for x in visits] == [1.0, 2.0, 3.0] * 2

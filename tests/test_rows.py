@@ -1,9 +1,14 @@
 """Rows that training shows: each position at a row where it is active, each such row alike."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covers import pairwise
+from worlds import random_params
 
 from ardiff_jax import rows
 from ardiff_jax.hyperschedules import Region, autoregressive, block, flat, hybrid, slide
@@ -33,8 +38,9 @@ def drawn(schedule, count):
 
 @pytest.mark.parametrize('schedule', TILING, **by_name)
 def test_tiles_are_whole_windows_that_do_not_overlap(schedule):
+  several = drawn(schedule, 50)
   for b in range(50):
-    one = jax.tree.map(lambda x, b=b: x[b], drawn(schedule, 50))
+    one = jax.tree.map(lambda x, b=b: x[b], several)
     tiles = [t for t in np.unique(one.tile) if t >= 0]
     shown = rows.tiles(schedule, one)
     np.testing.assert_array_equal(shown.tile, one.tile)
@@ -79,22 +85,29 @@ def test_split_row_is_floor_and_fraction(num_steps):
   np.testing.assert_allclose((step + within) / num_steps, uniform, atol=1e-6)
 
 
-@pytest.mark.parametrize('schedule', TILING, **by_name)
-@pytest.mark.parametrize(
-  'objective',
-  [
-    WeightedCrossEntropy(epsilon_hybrid(VOCAB, 0.2)),
-    WeightedCrossEntropy(epsilon_hybrid(VOCAB, 0.2), continuous_time=False),
-    ScoreEntropy(gamma_hybrid(VOCAB, 0.2)),
-  ],
-  ids=['annealed', 'discrete', 'score_entropy'],
-)
+NETWORK = Transformer(TransformerConfig(VOCAB, model_dim=16, num_layers=2, num_heads=2))
+OBJECTIVES = {
+  'annealed': WeightedCrossEntropy(epsilon_hybrid(VOCAB, 0.2)),
+  'discrete': WeightedCrossEntropy(epsilon_hybrid(VOCAB, 0.2), continuous_time=False),
+  'score_entropy': ScoreEntropy(gamma_hybrid(VOCAB, 0.2)),
+}
+
+
+@functools.partial(jax.jit, static_argnames=('objective', 'denoiser'))
+def loss(objective, denoiser, params, schedule, uniform):
+  tokens = jax.random.randint(jax.random.key(1), (1, LENGTH), 0, VOCAB)
+  counted = jnp.asarray([[True] * 2 + [False] + [True] * 4])
+  keys = jax.random.split(jax.random.key(2), 1)
+  return objective(denoiser, params, Examples(tokens, counted, uniform[None], keys), schedule)[0]
+
+
+@pytest.mark.parametrize('schedule, objective', pairwise(TILING, OBJECTIVES))
 def test_a_doubled_loss_is_that_of_each_window_alone(schedule, objective):
   """Position by position: the loss of its row, of the same noise, each times its number of rows."""
-  doubled = type(objective)(**{**vars(objective), 'doubled': True})
-  config = TransformerConfig(VOCAB, model_dim=16, num_layers=2, num_heads=2, remat='none')
+  objective = OBJECTIVES[objective]
+  doubled = dataclasses.replace(objective, doubled=True)
   denoiser = make_denoiser(
-    Transformer(config),
+    NETWORK,
     schedule,
     alignment='shifted',
     context='block_causal',
@@ -102,25 +115,14 @@ def test_a_doubled_loss_is_that_of_each_window_alone(schedule, objective):
     bos_id=0,
     eos_id=1,
   )
-  params = jax.tree.map(
-    lambda x: x.value,
-    denoiser.init(jax.random.key(0), LENGTH),
-    is_leaf=lambda x: hasattr(x, 'value'),
+  params = random_params(lambda: denoiser.init(jax.random.key(0), LENGTH))
+  call = lambda objective, uniform: np.asarray(  # noqa: E731
+    loss(objective, denoiser, params, schedule, np.float32(uniform))
   )
-  tokens = jax.random.randint(jax.random.key(1), (1, LENGTH), 0, VOCAB)
-  counted = jnp.asarray([[True] * 2 + [False] + [True] * 4])
-
-  def losses(objective, uniform):
-    keys = jax.random.split(jax.random.key(2), 1)
-    examples = Examples(tokens, counted, jnp.asarray([uniform], jnp.float32), keys)
-    return objective(denoiser, params, examples, schedule)[0]
-
-  alone = jax.jit(lambda uniform: losses(objective, uniform))
-  together = jax.jit(lambda uniform: losses(doubled, uniform))
   uniform = 0.37
   one = jax.tree.map(lambda x: np.asarray(x)[0], rows.tiled(schedule, jnp.asarray([uniform])))
-  ours = np.asarray(together(uniform)) / one.num_rows
+  ours = call(doubled, uniform) / one.num_rows
   assert (ours[one.tile < 0] == 0).all() and (ours > 1e-3).any()
   for i in np.flatnonzero(one.tile >= 0):
-    expected = alone((one.step[i] + one.within[i]) / schedule.num_steps)[i] / schedule.num_steps
-    np.testing.assert_allclose(ours[i], expected, rtol=1e-3, atol=1e-6)
+    expected = call(objective, (one.step[i] + one.within[i]) / schedule.num_steps)[i]
+    np.testing.assert_allclose(ours[i], expected / schedule.num_steps, rtol=1e-3, atol=1e-6)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import signal
 import types
 
@@ -10,7 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import small_config, write_sums
 from steps import assert_same_gradients, make_mesh, make_state, make_step, run_steps
 
 import ardiff_jax
@@ -24,7 +25,7 @@ from ardiff_jax.training.state import TrainState, abstract_state, init_state, ma
 from ardiff_jax.training.step import make_train_step
 
 VOCAB = 257
-METHODS = ('ar', 'epsilon_hybrid', 'slide', 'gamma_hybrid')
+OTHERS = ('slide', 'gamma_hybrid')
 
 
 def read_metrics(workdir, split='train'):
@@ -48,7 +49,7 @@ def test_drafts_reach_the_objective_in_microbatches(text_file):
 
   def losses(name, **batch):
     config = small_config(name, text_file)
-    config.train.accumulate = 2
+    config.train.accumulate, config.model.num_layers = 2, 1
     mesh = make_mesh()
     step, (plain, *constants), _ = make_step(config, mesh)
     with mesh_lib.use(mesh):
@@ -103,14 +104,19 @@ def test_average_follows_its_decay(text_file):
   tokens, counted = np.zeros((8, 32), np.int32), np.ones((8, 32), bool)
   batch = {'tokens': tokens, 'loss_mask': counted, 'stop': ~counted[:, 0]}
   states = {}
-  for decay in (0.0, 0.15, 0.999):
-    state = init_state(method.denoise, optimizer, 32, 0, mesh)
+
+  @jax.jit
+  def step(decay, state, *args):
     step_fn = make_train_step(
       method.denoise, method.objective, optimizer, ema_decay=decay, accumulate=1, dropout=False
     )
+    return step_fn(state, *args)[0]
+
+  for decay in (0.0, 0.15, 0.999):
+    state = init_state(method.denoise, optimizer, 32, 0, mesh)
     with mesh_lib.use(mesh):
       args = mesh_lib.repeat(mesh, (batch, method.hyperschedule, jax.random.key(0)))
-      states[decay] = state, jax.jit(step_fn)(state, *args)[0]
+      states[decay] = state, step(decay, state, *args)
   for decay, (before, after) in states.items():
     used = min(decay, 2 / 11)  # of the first step
     jax.tree.map(
@@ -123,13 +129,16 @@ def test_average_follows_its_decay(text_file):
 
 def test_only_the_newest_checkpoints_are_kept(text_file, tmp_path):
   for keep in (1, 2):
-    config = small_config('ar', text_file, steps=3, checkpoint_every=1, keep=keep)
+    config = small_config('ar', text_file, checkpoint_every=2, eval_every=6, keep=keep)
     loop.train(config, tmp_path / str(keep))
     steps = sorted(int(p.name) for p in (tmp_path / str(keep) / 'checkpoints').iterdir())
-    assert steps == [3, 2, 1][:keep][::-1]
+    assert steps == [6, 4, 2][:keep][::-1]
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize(
+  'name',
+  ['ar', 'epsilon_hybrid', *(pytest.param(x, marks=pytest.mark.full) for x in OTHERS)],
+)
 def test_interrupted_and_resumed_equals_uninterrupted(name, text_file, tmp_path, monkeypatch):
   config = small_config(name, text_file)
   assert loop.train(config, tmp_path / 'whole')
@@ -217,21 +226,32 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(text_file, tmp_path):
 def test_dropout_draws_and_repeats(text_file, tmp_path):
   losses = []
   for name, rate in (('a', 0.5), ('b', 0.5), ('c', 0.0)):
-    config = small_config('mdlm', text_file, steps=2)
+    config = small_config('epsilon_hybrid', text_file)
     config.model.dropout = rate
     loop.train(config, tmp_path / name)
     losses.append(read_metrics(tmp_path / name)[1]['loss'])
   assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.fixture(scope='module')
+def original(tmp_path_factory):
+  """A config, and the directory of its run."""
+  folder = tmp_path_factory.mktemp('trained')
+  config = small_config('epsilon_hybrid', write_sums(folder))
+  config.mesh.update(data=1, fsdp=8)
+  loop.train(config, folder / 'run')
+  return config, folder / 'run'
+
+
 class TestCheckpoints:
   """Damage to the newest checkpoint: the one before it loads, and the user is told."""
 
   @pytest.fixture
-  def trained(self, text_file, tmp_path):
-    config = small_config('epsilon_hybrid', text_file)
-    loop.train(config, tmp_path / 'run')
-    return config, tmp_path / 'run'
+  def trained(self, original, tmp_path):
+    """A config, and a copy of its run."""
+    config, workdir = original
+    shutil.copytree(workdir, tmp_path / 'run')
+    return config.copy_and_resolve_references(), tmp_path / 'run'
 
   @staticmethod
   def flip_byte(folder):
@@ -294,20 +314,20 @@ class TestCheckpoints:
     for tree in trees[1:]:
       jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
 
-  @pytest.mark.parametrize('sizes', [{}, dict(fsdp=4, tensor=2)])
-  def test_run_goes_on_on_another_mesh(self, sizes, text_file, tmp_path, monkeypatch, capsys):
-    config = small_config('epsilon_hybrid', text_file)
-    config.mesh.update(data=1, fsdp=8)
-    loop.train(config, tmp_path / 'run')
-    before = read_metrics(tmp_path / 'run')
-    self.empty(tmp_path / 'run' / 'checkpoints' / '6')
-    (tmp_path / 'run' / 'checkpoints' / '6').rmdir()
+  @pytest.mark.parametrize(
+    'sizes', [pytest.param({}, marks=pytest.mark.full), dict(fsdp=4, tensor=2)]
+  )
+  def test_run_goes_on_on_another_mesh(self, sizes, trained, monkeypatch, capsys):
+    config, workdir = trained
+    before = read_metrics(workdir)
+    self.empty(workdir / 'checkpoints' / '6')
+    (workdir / 'checkpoints' / '6').rmdir()
     config.mesh.update(dict(data=1, fsdp=1, tensor=1) | sizes)
     mesh = make_mesh(**sizes)
     monkeypatch.setattr(loop.mesh_lib, 'make_mesh', lambda *_: mesh)
-    assert loop.train(config, tmp_path / 'run')
+    assert loop.train(config, workdir)
     assert 'resumed from step 3' in capsys.readouterr().err
-    after = read_metrics(tmp_path / 'run')
+    after = read_metrics(workdir)
     assert list(after) == list(before) == [1, 2, 3, 4, 5, 6]
     for step in before:
       assert after[step]['loss'] == pytest.approx(before[step]['loss'], rel=1e-5)
@@ -405,7 +425,7 @@ class TestRefusals:
       (dict(objective=dict(time_range=(0.5, 0.2))), 'time_range must rise'),
       (dict(tokenizer=dict(kind='morse')), 'byte, sentencepiece, gpt2'),
       (dict(data=dict(source='/nowhere/text.txt')), '/nowhere/text.txt'),
-      (dict(data=dict(length=100_000)), 'shorter than one sequence'),
+      (dict(data=dict(length=16_000)), 'shorter than one sequence'),
     ],
   )
   def test_bad_config(self, change, message, text_file, tmp_path):
@@ -423,13 +443,13 @@ class TestRefusals:
 
   def test_another_config_corpus_or_vocabulary(self, text_file, tmp_path, monkeypatch):
     workdir = tmp_path / 'run'
-    config = small_config('ar', text_file, steps=3)
+    config = small_config('ar', text_file)
     loop.train(config, workdir)
 
-    other = small_config('ar', text_file, steps=3, learning_rate=1e-4)
+    other = small_config('ar', text_file, learning_rate=1e-4)
     with pytest.raises(UserError, match=r'train\.learning_rate: 0.003 there, 0.0001 here'):
       loop.train(other, workdir)
-    loop.train(small_config('ar', text_file, steps=3, log_every=2), workdir)  # only how to look
+    loop.train(small_config('ar', text_file, log_every=2), workdir)  # only how to look
 
     text = text_file.read_text()
     text_file.write_text(text + 'more\n')

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import worlds
 
 from ardiff_jax import masks
 from ardiff_jax.models import layers, presets
@@ -16,27 +17,36 @@ from ardiff_jax.models.transformer import Transformer, TransformerConfig
 
 BASE = TransformerConfig(vocab_size=11, model_dim=16, num_layers=2, num_heads=2, remat='none')
 LENGTH = 6
-TOKENS = jnp.asarray([[3, 1, 4, 1, 5, 11], [2, 7, 1, 8, 2, 11]])
-SIGMA = jnp.linspace(0.1, 3.0, 12).reshape(2, LENGTH)
-POSITIONS = jnp.arange(LENGTH)
+TOKENS = np.array([[3, 1, 4, 1, 5, 11], [2, 7, 1, 8, 2, 11]], np.int32)
+SIGMA = np.linspace(0.1, 3.0, 12, dtype=np.float32).reshape(2, LENGTH)
+POSITIONS = np.arange(LENGTH)
 
 
-def init(config, seed=0, perturb=False):
-  """Unboxed parameters; `perturb` moves them all, the zero-initialised ones too."""
-  variables = jax.jit(Transformer(config).init)(
-    jax.random.key(seed), TOKENS, sigma=SIGMA, positions=POSITIONS
-  )
-  variables = nn.meta.unbox(variables)
-  if perturb:
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(99), len(leaves))
-    moved = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    variables = jax.tree.unflatten(tree, moved)
-  return variables
+def new(config):
+  """Boxed parameters."""
+  return Transformer(config).init(jax.random.key(0), TOKENS, sigma=SIGMA, positions=POSITIONS)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'num_kept', 'deterministic'))
+@functools.cache
+def init(config):
+  """Those that training starts from."""
+  return jax.jit(lambda: nn.unbox(new(config)))()
+
+
+@functools.cache
+def moved(config):
+  """Those that none is zero of."""
+  return worlds.random_params(lambda: new(config))
+
+
 def run(config, variables, tokens=TOKENS, sigma=SIGMA, positions=POSITIONS, **kwargs):
+  return np.asarray(_run(config, variables, tokens, sigma, positions, **kwargs))
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=('num_kept', 'deterministic'))
+def _run(config, variables, tokens, sigma, positions, dropout_seed=None, **kwargs):
+  if dropout_seed is not None:
+    kwargs['rngs'] = {'dropout': jax.random.key(dropout_seed)}
   return Transformer(config).apply(variables, tokens, sigma=sigma, positions=positions, **kwargs)
 
 
@@ -62,8 +72,8 @@ def test_logits_cover_the_vocabulary_without_the_mask(base):
 )
 def test_knob_without_parameters_of_its_own_moves_the_logits(base, fields):
   config = changed(**fields)
-  same, other = jax.tree.map(jnp.shape, base), jax.tree.map(jnp.shape, init(config))
-  assert same == other
+  shapes = nn.unbox(jax.eval_shape(lambda: new(config)))
+  assert jax.tree.map(jnp.shape, base) == jax.tree.map(jnp.shape, shapes)
   assert np.abs(run(config, base) - run(BASE, base)).max() > 1e-5
 
 
@@ -80,57 +90,71 @@ def test_knob_without_parameters_of_its_own_moves_the_logits(base, fields):
   ],
   ids=str,
 )
-def test_knob_with_parameters_of_its_own_moves_shapes_and_logits(base, fields, shapes):
+def test_knob_with_parameters_of_its_own_moves_shapes_and_logits(fields, shapes):
   config = changed(**fields)
-  variables = init(config)
+  variables = moved(config)
   found = {
     '/'.join(k.key for k in path[1:]): leaf.shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
   }
   assert {name: found[name] for name in shapes} == shapes
-  assert np.abs(run(config, variables) - run(BASE, base)).max() > 1e-3
+  assert np.abs(run(config, variables) - run(BASE, moved(BASE))).max() > 1e-3
 
 
-@pytest.mark.parametrize('vocab_size, rows', [(127, 128), (128, 256)])
-@pytest.mark.parametrize('tie_embedding', [True, False])
+@pytest.mark.parametrize(
+  'vocab_size, rows, tie_embedding',
+  [
+    *((127, 128, True), (128, 256, False)),
+    *(pytest.param(*x, marks=pytest.mark.full) for x in ((127, 128, False), (128, 256, True))),
+  ],
+)
 def test_embedding_is_padded_with_room_for_the_mask(vocab_size, rows, tie_embedding):
   config = changed(vocab_size=vocab_size, tie_embedding=tie_embedding)
-  variables = init(config)
+  variables = moved(config)
   assert variables['params']['embedding'].shape == (rows, 16)
-  tokens = jnp.full((2, LENGTH), vocab_size)
+  tokens = np.full((2, LENGTH), vocab_size, np.int32)
   logits = run(config, variables, tokens)
   assert logits.shape == (2, LENGTH, vocab_size) and np.isfinite(logits).all()
-  moved = jax.tree.map(lambda x: x, variables)
-  moved['params']['embedding'] = moved['params']['embedding'].at[vocab_size, 0].add(1.0)
-  assert np.abs(run(config, moved, tokens) - logits).max() > 1e-3
+  embedding = np.array(variables['params']['embedding'])
+  embedding[vocab_size, 0] += 1.0
+  other = {'params': variables['params'] | {'embedding': embedding}}
+  assert np.abs(run(config, other, tokens) - logits).max() > 1e-3
 
 
 def test_noise_level_moves_each_row_once_training_has_begun():
   """At the start modulation is zero; after that each row feels the noise of its own token."""
   config = changed(conditioning='adaln')
-  start, later = init(config), init(config, perturb=True)
-  np.testing.assert_array_equal(run(config, start), run(config, start, sigma=0.0 * SIGMA))
-  other = SIGMA.at[0, 2].add(1.0)
-  allowed = masks.from_regions(  # causal reading: row 2 reaches rows 2.. of its own example only
-    jnp.zeros((2, LENGTH), jnp.int8),
-    np.arange(1, LENGTH + 1),
-    context='causal',
-    sight=masks.Sight(),
-  )
-  moved = run(config, later, mask=allowed) != run(config, later, sigma=other, mask=allowed)
+  start, later = init(config), moved(config)
+  allowed = jax.jit(
+    lambda: masks.from_regions(  # causal reading: row 2 reaches rows 2.. of its own example only
+      jnp.zeros((2, LENGTH), jnp.int8),
+      np.arange(1, LENGTH + 1),
+      context='causal',
+      sight=masks.Sight(),
+    )
+  )()
   np.testing.assert_array_equal(
-    np.asarray(moved).any(axis=-1), [[False, False, True, True, True, True], [False] * LENGTH]
+    run(config, start, mask=allowed), run(config, start, sigma=0.0 * SIGMA, mask=allowed)
+  )
+  other = SIGMA.copy()
+  other[0, 2] += 1.0
+  differs = run(config, later, mask=allowed) != run(config, later, sigma=other, mask=allowed)
+  np.testing.assert_array_equal(
+    differs.any(axis=-1), [[False, False, True, True, True, True], [False] * LENGTH]
   )
 
 
-def test_every_zero_initialised_modulation_is_used():
-  """Each of the six vectors of a layer, and the two of the end, has a gradient when moved."""
-  config = changed(conditioning='adaln')
-  variables = init(config, perturb=True)
-  weight = jax.random.normal(jax.random.key(3), (2, LENGTH, 11))
-  gradient = jax.grad(lambda v: (run(config, v) * weight).sum())(variables)['params']
-  layers = gradient['blocks']['modulation']['map']['kernel']
-  final = gradient['final_modulation']['map']['kernel']
+def test_every_parameter_has_a_gradient():
+  """Nothing is built and left out of the sum; `tie_embedding` False has an output of its own. So
+  have each of the six vectors of modulation of a layer, and the two of the end."""
+  config = changed(conditioning='adaln', activation='swiglu', tie_embedding=False, num_kv_heads=1)
+  weight = np.random.default_rng(3).standard_normal((2, LENGTH, 11)).astype(np.float32)
+  total = lambda v: (_run(config, v, TOKENS, SIGMA, POSITIONS) * weight).sum()  # noqa: E731
+  gradient = jax.device_get(jax.jit(jax.grad(total))(moved(config)))
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+    assert np.abs(leaf).max() > 1e-6, path
+  layers = gradient['params']['blocks']['modulation']['map']['kernel']
+  final = gradient['params']['final_modulation']['map']['kernel']
   assert layers.shape == (2, 4, 6, 16) and final.shape == (4, 2, 16)
   assert (np.abs(layers).max(axis=(1, 3)) > 1e-5).all()
   assert (np.abs(final).max(axis=(0, 2)) > 1e-5).all()
@@ -140,55 +164,44 @@ def test_without_conditioning_the_noise_level_is_unused(base):
   np.testing.assert_array_equal(run(BASE, base), run(BASE, base, sigma=SIGMA + 5.0))
 
 
-def test_every_parameter_has_a_gradient():
-  """Nothing is built and left out of the sum; `tie_embedding` False has an output of its own."""
-  config = changed(conditioning='adaln', activation='swiglu', tie_embedding=False, num_kv_heads=1)
-  variables = init(config, perturb=True)
-  weight = jax.random.normal(jax.random.key(3), (2, LENGTH, 11))
-  gradient = jax.grad(lambda v: (run(config, v) * weight).sum())(variables)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-    assert np.abs(leaf).max() > 1e-6, path
-
-
 def test_dropout_draws_with_a_key_and_only_with_a_key(base):
   config = changed(dropout=0.5)
   quiet = run(config, base)
   np.testing.assert_array_equal(quiet, run(BASE, base))
 
   def loud(seed):
-    rngs = {'dropout': jax.random.key(seed)}
-    return run(config, base, deterministic=False, rngs=rngs)
+    return run(config, base, deterministic=False, dropout_seed=seed)
 
   np.testing.assert_array_equal(loud(0), loud(0))
   assert np.abs(loud(0) - loud(1)).max() > 1e-3
   assert np.abs(loud(0) - quiet).max() > 1e-3
-  no_rate = run(BASE, base, deterministic=False, rngs={'dropout': jax.random.key(0)})
+  no_rate = run(BASE, base, deterministic=False, dropout_seed=0)
   np.testing.assert_array_equal(no_rate, quiet)
 
 
 @pytest.mark.parametrize('silenced', ['attention_out', 'mlp_out'])
 def test_dropout_is_on_each_branch(base, silenced):
   """With one branch silenced, the noise is that of the other."""
-  variables = jax.tree.map(lambda x: x, base)
-  kernel = variables['params']['blocks'][silenced]['kernel']
-  variables['params']['blocks'][silenced]['kernel'] = 0.0 * kernel
+  blocks = base['params']['blocks']
+  silent = {silenced: {'kernel': np.zeros_like(blocks[silenced]['kernel'])}}
+  variables = {'params': base['params'] | {'blocks': blocks | silent}}
   config = changed(dropout=0.5)
-  rngs = {'dropout': jax.random.key(0)}
-  loud = run(config, variables, deterministic=False, rngs=rngs)
+  loud = run(config, variables, deterministic=False, dropout_seed=0)
   assert np.abs(loud - run(config, variables)).max() > 1e-3
 
 
-@pytest.mark.parametrize('dropout', [0.0, 0.5])
+@pytest.mark.parametrize('dropout', [pytest.param(0.0, marks=pytest.mark.full), 0.5])
 def test_remat_changes_no_value_and_no_gradient(base, dropout):
   def value_and_grad(remat):
     config = changed(remat=remat, dropout=dropout)
 
     def loss(variables):
-      rngs = {'dropout': jax.random.key(0)}
-      return (run(config, variables, deterministic=False, rngs=rngs) ** 2).sum()
+      shown = TOKENS, SIGMA, POSITIONS
+      return (_run(config, variables, *shown, deterministic=False, dropout_seed=0) ** 2).sum()
 
-    products[remat] = str(jax.make_jaxpr(jax.grad(loss))(base)).count('dot_general')
-    return jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(base))
+    traced = jax.jit(jax.value_and_grad(loss)).trace(base)
+    products[remat] = str(traced.jaxpr).count('dot_general')
+    return jax.tree.leaves(traced.lower().compile()(base))
 
   products = {}
   expected = value_and_grad('none')
@@ -202,30 +215,43 @@ def test_remat_changes_no_value_and_no_gradient(base, dropout):
 
 def test_bfloat16_is_close_to_float32(base):
   """Eight bits of mantissa through two layers: a few hundredths of logits of size one."""
-  half = run(changed(dtype='bfloat16'), base)
-  assert half.dtype == jnp.float32
+  config = changed(dtype='bfloat16')
+  half = run(config, base)
+  assert half.dtype == np.float32
   np.testing.assert_allclose(half, run(BASE, base), atol=0.1)
-  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(init(changed(dtype='bfloat16'))))
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(jax.eval_shape(lambda: new(config))))
 
 
-@pytest.mark.parametrize('fields', [{}, dict(num_kv_heads=1), dict(rope_base=100.0)], ids=str)
+@pytest.mark.parametrize(
+  'fields',
+  [{}, dict(num_kv_heads=1), pytest.param(dict(rope_base=100.0), marks=pytest.mark.full)],
+  ids=str,
+)
 def test_rotary_sees_differences_of_positions_only(fields):
   config = changed(**fields)
-  variables = init(config)
+  variables = moved(config)
   here = run(config, variables)
   np.testing.assert_allclose(run(config, variables, positions=POSITIONS + 37), here, atol=1e-4)
   spread = run(config, variables, positions=2 * POSITIONS)
   assert np.abs(spread - here).max() > 1e-3
-  per_example = jnp.stack([POSITIONS, POSITIONS + 5])
+  per_example = np.stack([POSITIONS, POSITIONS + 5])
   np.testing.assert_allclose(run(config, variables, positions=per_example), here, atol=1e-4)
+
+
+def normal(seed, *shape):
+  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def test_rotation_preserves_length_and_turns_products_by_the_difference():
   """The product of a query at m and a key at n depends on m - n, and does depend on it."""
-  q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+  q, k = normal(0, 2, 1, 1, 1, 8)
+
+  @jax.jit
+  def _at(x, position):
+    return rotate(x, rotary_phases(position[None], 8, 100.0))
 
   def at(x, position):
-    return rotate(x, rotary_phases(jnp.asarray([position]), 8, 100.0))
+    return np.asarray(_at(x, np.int32(position)))
 
   def product(m, n):
     return float((at(q, m) * at(k, n)).sum())
@@ -237,8 +263,8 @@ def test_rotation_preserves_length_and_turns_products_by_the_difference():
 
 
 def test_rotary_wavelengths_run_from_two_pi_to_the_base():
-  cos, sin = rotary_phases(jnp.asarray([1]), 4, 10_000.0)
-  np.testing.assert_allclose(jnp.arctan2(sin, cos).reshape(-1), [1.0, 0.01], rtol=1e-5)
+  cos, sin = jax.jit(lambda: rotary_phases(jnp.asarray([1]), 4, 10_000.0))()
+  np.testing.assert_allclose(np.arctan2(sin, cos).reshape(-1), [1.0, 0.01], rtol=1e-5)
 
 
 def test_as_many_kv_heads_as_heads_is_the_default(base):
@@ -248,17 +274,17 @@ def test_as_many_kv_heads_as_heads_is_the_default(base):
 
 def test_grouped_queries_share_keys_and_values():
   """One group is two heads with the keys and values of both repeated."""
-  grouped = init(changed(num_kv_heads=1))
-  repeated = jax.tree.map(lambda x: x, grouped)
-  for name in ('key', 'value'):
-    kernel = repeated['params']['blocks'][name]['kernel']
-    repeated['params']['blocks'][name]['kernel'] = jnp.repeat(kernel, 2, axis=2)
-  np.testing.assert_allclose(run(changed(num_kv_heads=1), grouped), run(BASE, repeated), atol=1e-5)
+  config = changed(num_kv_heads=1)
+  grouped = moved(config)
+  blocks = grouped['params']['blocks']
+  both = {x: {'kernel': np.repeat(blocks[x]['kernel'], 2, axis=2)} for x in ('key', 'value')}
+  repeated = {'params': grouped['params'] | {'blocks': blocks | both}}
+  np.testing.assert_allclose(run(config, grouped), run(BASE, repeated), atol=1e-5)
 
 
 def test_rows_permuted_with_their_positions_permute_the_logits():
   config = changed(conditioning='adaln')
-  variables = init(config, perturb=True)
+  variables = moved(config)
   order = np.array([3, 0, 5, 1, 4, 2])
   permuted = run(config, variables, TOKENS[:, order], SIGMA[:, order], POSITIONS[order])
   straight = run(config, variables)
@@ -276,12 +302,14 @@ def test_examples_of_a_batch_do_not_mix(base):
 
 def test_outputs_are_the_rows_asked_for(base):
   whole = run(BASE, base)
-  leading = Transformer(BASE).apply(base, TOKENS, sigma=SIGMA, positions=POSITIONS, outputs=4)
-  np.testing.assert_allclose(leading, whole[:, :4], atol=1e-6)
-  some = jnp.asarray([3, 0, 4])
+  leading = jax.jit(
+    lambda v: Transformer(BASE).apply(v, TOKENS, sigma=SIGMA, positions=POSITIONS, outputs=4)
+  )
+  np.testing.assert_allclose(leading(base), whole[:, :4], atol=1e-6)
+  some = np.array([3, 0, 4])
   np.testing.assert_allclose(run(BASE, base, outputs=some), whole[:, some], atol=1e-6)
-  each = jnp.asarray([[3, 0], [1, 2]])
-  expected = np.take_along_axis(np.asarray(whole), np.asarray(each)[..., None], axis=1)
+  each = np.array([[3, 0], [1, 2]])
+  expected = np.take_along_axis(whole, each[..., None], axis=1)
   np.testing.assert_allclose(run(BASE, base, outputs=each), expected, atol=1e-6)
 
 
@@ -295,48 +323,74 @@ def random_mask(num_rows, window, seed=0, **static):
   tile = np.where(kind == 1, random.integers(0, 2, shape), -1)
   position = np.tile(np.arange(num_rows), (2, 1))
   fields = rank, reach, tile, position, random.integers(0, 2, shape)
-  return masks.AttentionMask(*map(jnp.asarray, fields), sight=masks.Sight(window), **static)
+  fields = [x.astype(np.int32) for x in fields]
+  return masks.AttentionMask(*fields, sight=masks.Sight(window), **static)
 
 
-@pytest.mark.parametrize('kv_heads', [1, 2])
-@pytest.mark.parametrize('window, num_rows', [('full', 9), ('causal', 9), ('causal_next', 300)])
-def test_attend_is_masked_softmax_and_zero_without_a_key(kv_heads, window, num_rows):
+_dense = jax.jit(masks.AttentionMask.dense)
+_attend = jax.jit(attend)
+
+
+@pytest.mark.parametrize(
+  'window, num_rows, kv_heads',
+  [
+    *(('full', 9, 2), ('causal', 9, 1), ('causal_next', 300, 1)),
+    *(
+      pytest.param(*x, marks=pytest.mark.full)
+      for x in (('full', 9, 1), ('causal', 9, 2), ('causal_next', 300, 2))
+    ),
+  ],
+)
+def test_attend_is_masked_softmax_and_zero_without_a_key(window, num_rows, kv_heads):
   """300 rows are more than one slice of the queries."""
   mask = random_mask(num_rows, window)
-  q = jax.random.normal(jax.random.key(0), (2, num_rows, 2, 4))
-  k, v = jax.random.normal(jax.random.key(1), (2, 2, num_rows, kv_heads, 4))
-  allowed = np.asarray(mask.dense())
+  q = normal(0, 2, num_rows, 2, 4)
+  k, v = normal(1, 2, 2, num_rows, kv_heads, 4)
+  allowed = np.asarray(_dense(mask))
   heads = [h * kv_heads // 2 for h in range(2)]
-  scores = np.einsum('bqhe,bkhe->bhqk', q, np.asarray(k)[:, :, heads]) / 2
+  scores = np.einsum('bqhe,bkhe->bhqk', q, k[:, :, heads]) / 2
   weights = np.where(allowed[:, None], np.exp(scores), 0.0)
   total = weights.sum(axis=-1, keepdims=True)
   weights /= np.where(total > 0, total, 1.0)
-  expected = np.einsum('bhqk,bkhe->bqhe', weights, np.asarray(v)[:, :, heads])
-  out = attend(q, k, v, mask)
+  expected = np.einsum('bhqk,bkhe->bqhe', weights, v[:, :, heads])
+
+  @jax.jit
+  def attended(q):
+    def total(q):
+      out = attend(q, k, v, mask)
+      return out.sum(), out
+
+    return jax.grad(total, has_aux=True)(q)
+
+  gradient, out = jax.device_get(attended(q))
   np.testing.assert_allclose(out, expected, atol=1e-5)
   blind = ~allowed.any(axis=-1)
   assert blind.any() and not blind.all()
-  np.testing.assert_array_equal(np.asarray(out)[blind], 0.0)
-  gradient = jax.grad(lambda q: attend(q, k, v, mask).sum())(q)
+  np.testing.assert_array_equal(out[blind], 0.0)
   assert np.isfinite(gradient).all()
 
 
 def test_attend_to_a_cache_is_to_attend_to_all_rows():
   """The first five of nine keys lie in the cache."""
   whole = random_mask(9, 'causal')
-  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 9, 2, 4))
-  cut = lambda part: jax.tree.map(lambda x: x[:, part], whole.keys)  # noqa: E731
-  rest = jax.tree.map(lambda x: x[:, 5:], whole)
-  mask = dataclasses.replace(rest, cached=cut(slice(0, 5)))
-  ours = attend(q[:, 5:], k[:, 5:], v[:, 5:], mask, (k[:, :5], v[:, :5]))
-  np.testing.assert_allclose(ours, attend(q, k, v, whole)[:, 5:], atol=1e-6)
+  q, k, v = normal(0, 3, 2, 9, 2, 4)
+
+  @jax.jit
+  def cached(q, k, v, whole):
+    cut = lambda part: jax.tree.map(lambda x: x[:, part], whole.keys)  # noqa: E731
+    rest = jax.tree.map(lambda x: x[:, 5:], whole)
+    mask = dataclasses.replace(rest, cached=cut(slice(0, 5)))
+    return attend(q[:, 5:], k[:, 5:], v[:, 5:], mask, (k[:, :5], v[:, :5]))
+
+  ours, theirs = cached(q, k, v, whole), np.asarray(_attend(q, k, v, whole))
+  np.testing.assert_allclose(ours, theirs[:, 5:], atol=1e-6)
 
 
 def test_attend_without_a_mask_sees_everything():
-  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 9, 2, 4))
-  everything = jnp.zeros((2, 9), jnp.int32)
+  q, k, v = normal(0, 3, 2, 9, 2, 4)
+  everything = np.zeros((2, 9), np.int32)
   mask = masks.AttentionMask(everything, everything, everything - 1, everything, None)
-  np.testing.assert_allclose(attend(q, k, v, None), attend(q, k, v, mask), atol=1e-6)
+  np.testing.assert_allclose(_attend(q, k, v, None), _attend(q, k, v, mask), atol=1e-6)
 
 
 def test_parameters_carry_logical_axes_of_their_rank():
@@ -378,34 +432,42 @@ def test_presets_are_valid(preset):
   assert config.head_dim * config.num_heads == config.model_dim
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def pulled_back(function, x, parameter, dy):
+  """What a function of half-precision rows gives, and its parameter's gradient."""
+  y, back = jax.vjp(lambda parameter: function(x, parameter), parameter)
+  return y, back(dy)[0]
+
+
 def test_gradients_of_kernels_are_added_up_in_float32():
   """Of half-precision rows: a sum in their own precision would be off by a part in 2^8."""
-  x, dy = jax.random.normal(jax.random.key(0), (2, 512, 8)).astype(jnp.bfloat16)
-  kernel = jax.random.normal(jax.random.key(1), (8, 8))
-  y, back = jax.vjp(lambda kernel: layers.matmul(x, kernel), kernel)
+  x, dy = normal(0, 2, 512, 8).astype(jnp.bfloat16)
+  y, found = pulled_back(layers.matmul, x, normal(1, 8, 8), dy)
   assert y.dtype == jnp.bfloat16
   exact = np.asarray(x, np.float64).T @ np.asarray(dy, np.float64)
-  np.testing.assert_allclose(back(dy)[0], exact, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_of_vectors_are_added_up_in_float32():
-  x, dy = jax.random.normal(jax.random.key(0), (2, 1024, 8)).astype(jnp.bfloat16)
-  y, back = jax.vjp(lambda vector: layers.add_vector(x, vector), jnp.ones(8))
+  x, dy = normal(0, 2, 1024, 8).astype(jnp.bfloat16)
+  y, found = pulled_back(layers.add_vector, x, np.ones(8, np.float32), dy)
   assert y.dtype == jnp.bfloat16
   exact = np.asarray(dy, np.float64).sum(axis=0)
-  np.testing.assert_allclose(back(dy)[0], exact, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_products_have_the_gradients_of_plain_ones(dtype):
-  x = jax.random.normal(jax.random.key(0), (2, 5, 8)).astype(dtype)
-  kernel = jax.random.normal(jax.random.key(1), (8, 3))
+  x, kernel = normal(0, 2, 5, 8).astype(dtype), normal(1, 8, 3)
 
-  def loss(product, x, kernel):
-    return jnp.square(product(x, kernel).astype(jnp.float32)).sum()
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradients(product, x, kernel):
+    loss = lambda x, kernel: jnp.square(product(x, kernel).astype(jnp.float32)).sum()  # noqa: E731
+    return jax.grad(loss, argnums=(0, 1))(x, kernel)
 
-  found = jax.grad(loss, argnums=(1, 2))(layers.matmul, x, kernel)
-  plain = jax.grad(loss, argnums=(1, 2))(lambda x, kernel: x @ kernel.astype(x.dtype), x, kernel)
+  found = gradients(layers.matmul, x, kernel)
+  plain = gradients(lambda x, kernel: x @ kernel.astype(x.dtype), x, kernel)
   for a, b in zip(found, plain, strict=True):
     assert a.dtype == b.dtype
-    np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=0.02, atol=0.1)
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    np.testing.assert_allclose(a, b, rtol=0.02, atol=0.1)

@@ -8,14 +8,20 @@ formulas, and share no code with the library; denoisers have the signature of
 Shapes: B batch, L length, V vocabulary, N = V**L sequences, C = (V+1)**L canvases.
 """
 
+import functools
 import itertools
+import zlib
+from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ardiff_jax.hyperschedules import Hyperschedule, Region
 from ardiff_jax.models.transformer import Features
+from ardiff_jax.sampling import draws
+from ardiff_jax.sampling.loop import generate
 
 
 def sequences(num_symbols: int, length: int) -> np.ndarray:
@@ -43,6 +49,19 @@ def entropy(joint: np.ndarray) -> float:
 def exact_params(joint: np.ndarray) -> dict:
   """Returns the parameters of `exact_denoise`."""
   return {'joint': jnp.asarray(joint, jnp.float32)}
+
+
+def random_params(init) -> dict:
+  """Returns parameters of the shapes that `init()` makes, all far from 0; compiles nothing. What
+  has a name and a shape has the same values in every network."""
+
+  def drawn(path, x):
+    name = jax.tree_util.keystr(path)
+    draw = np.random.default_rng(zlib.crc32(name.encode()))
+    about = 1.0 if name.endswith("['scale']") else 0.0
+    return jnp.asarray(about + 0.3 * draw.standard_normal(x.shape), x.dtype)
+
+  return jax.tree_util.tree_map_with_path(drawn, nn.unbox(jax.eval_shape(init)))
 
 
 class World:
@@ -120,11 +139,41 @@ def arbitrary_denoise(params, canvas, *, sigma, regions, settle_step):
 tiled_denoise = TiledWorld(arbitrary_denoise._predict)
 
 
+def jitted(denoise):
+  """Returns the same denoiser compiled, once a shape, for references, which call it row by row."""
+  return jax.jit(
+    lambda params, canvas, sigma, regions, settle_step: denoise(
+      params, canvas, sigma=sigma, regions=regions, settle_step=settle_step
+    )
+  )
+
+
 @World
 def uniform_denoise(params, canvas, *, sigma, regions, settle_step):
   """Predicts every token of a vocabulary of `params['vocab_size']` alike."""
   del sigma, regions, settle_step
   return jnp.zeros((*canvas.shape, params['vocab_size']))
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('denoise', 'process', 'stepper', 'controls', 'stop_id', 'trace'),
+)
+def _generated(denoise, params, process, stepper, schedule, tokens, given, keys, **kwargs):
+  return generate(denoise, params, process, stepper, schedule, tokens, given, keys, **kwargs)
+
+
+def generated(*args, **kwargs):
+  """`generate`, compiled. A vocabulary is drawn from in blocks of 2 tokens: a small one has several
+  then, as a large one has, and is not filled up to 256."""
+  with mock.patch.object(draws, '_BLOCK', 2):
+    return _generated(*args, **kwargs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def keys(num, seed=0):
+  """Returns typed keys [num]."""
+  return jax.random.split(jax.random.key(seed), num)
 
 
 def predictions(denoise, params, hyperschedule: Hyperschedule, step: int, vocab_size: int):
