@@ -5,6 +5,7 @@ older of its two ways to emit loops, they are compiled in a quarter of the time,
 processes that tests start.
 """
 
+import gc
 import importlib
 import os
 import pathlib
@@ -34,7 +35,8 @@ def pytest_addoption(parser):
   parser.addoption('--full', action='store_true', help='run the long products, too')
 
 
-# Each file runs in one of two processes: the longest must not be the last to begin.
+# Each file runs in one of three processes, which keep two cores busy where some wait: the longest
+# must not be the last to begin.
 LONGEST = ('configs', 'training', 'interruptions', 'processes', 'ablate', 'published_models')
 
 
@@ -60,7 +62,8 @@ DATA = pathlib.Path(os.environ.get('ARDIFF_DATA', ROOT.parent / 'shared' / 'data
 
 @pytest.fixture(autouse=True, scope='module')
 def few_memory_maps():
-  """Dozens of files compile more programs than a process may hold."""
+  """Dozens of files compile more programs than a process may hold, or look through for garbage."""
+  gc.freeze()
   yield
   compiled.drop_many()
 

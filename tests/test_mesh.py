@@ -58,7 +58,7 @@ def on_one_device():
 
 @pytest.mark.parametrize(
   'name, mesh',
-  on_meshes(('epsilon_hybrid', 'data'), ('ar', 'fsdp'), ('gamma_hybrid', 'fsdp x tensor')),
+  on_meshes(*(('ar', mesh) for mesh in MESHES)),
 )
 def test_eight_devices_equal_one(name, mesh, on_one_device):
   state, losses = run_steps(config_of(name), make_mesh(**MESHES[mesh]))

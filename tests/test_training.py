@@ -33,7 +33,7 @@ def read_metrics(workdir, split='train'):
   return {x['step']: x for x in lines if x['split'] == split}
 
 
-@pytest.mark.parametrize('name', ['ar', 'epsilon_hybrid'])
+@pytest.mark.parametrize('name', [pytest.param('ar', marks=pytest.mark.full), 'epsilon_hybrid'])
 def test_microbatches_equal_the_full_batch(name, text_file):
   config = small_config(name, text_file)
   full, full_losses = run_steps(config, make_mesh())
