@@ -544,3 +544,20 @@ def test_a_gate_is_measured_by_what_it_doubts_first(tmp_path, text_file):
   np.testing.assert_allclose(found, expected, atol=1e-6)
   lines = workdir.read_lines(tmp_path / 'gate' / 'metrics.jsonl')
   assert all(0.0 < x['gate_auc'] < 1.0 for x in lines if x['split'] == 'valid')
+
+
+def test_tuned_along_the_denoiser_learns_nothing_of_what_the_gate_reads():
+  """By a gate that sees signals alone, its gradient is that of its own loss, times the weight."""
+  gate = Gate('linear', model_dim=2 * V)
+  weights = params() | {'gate': new_weights(gate)}
+  process = noise.epsilon_hybrid(V, epsilon=0.01)
+  half, whole = (
+    jax.device_get(
+      _loss_and_slopes(
+        OverwriteGate(process, gate, denoising_weight=weight), weights, examples_of()
+      )[0]['params']['table']
+    )
+    for weight in (0.5, 1.0)
+  )
+  np.testing.assert_allclose(whole, 2.0 * half, rtol=1e-4, atol=1e-5)
+  assert np.abs(whole).max() > 0.1

@@ -253,3 +253,12 @@ def test_a_task_without_what_it_asks_for_is_to_fix():
     guidance, same = guided.guide(task, target, BYTES, draw)
     assert guidance == attributes.FIX
     np.testing.assert_array_equal(same, target)
+
+
+def test_no_token_is_counted_twice():
+  """What the last row shares with the one before is given in it."""
+  made = rows(length=48)
+  last = made.packed[len(made) - 1]['loss_mask']
+  assert 0 < last.sum() < 24
+  for row in range(len(made)):
+    assert not (made[row]['loss_mask'] & ~made.packed[row]['loss_mask']).any()

@@ -566,3 +566,22 @@ def test_bad_arguments_are_refused():
     WeightedCrossEntropy(PROCESSES[0], weighting='none')
   with pytest.raises(ValueError, match='absorbing or epsilon_hybrid'):
     WeightedCrossEntropy('absorbing')
+
+
+def test_importance_grows_until_the_end_of_time():
+  """With δ tokens are visible even there: each weighs 1/(1-t) times as much, a mask as before."""
+  process = noise.epsilon_hybrid(VOCAB, epsilon=0.3, delta=0.5)
+  left = np.geomspace(2e-4, 0.9, 200)  # 1 - t
+  (plain, shown), (ours, _) = (
+    run(
+      WeightedCrossEntropy(process, 1.0, weighting),
+      uniform_denoise_of_vocab,
+      {},
+      batch(X0, left),
+      flat(2, 1),
+    )
+    for weighting in ('annealed', 'importance')
+  )
+  visible = shown['canvas'] < VOCAB
+  np.testing.assert_allclose(ours, plain * np.where(visible, 1 / left[:, None], 1.0), rtol=1e-3)
+  assert visible[:50].any() and plain.min() > 0.0

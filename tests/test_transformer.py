@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import worlds
 
-from ardiff_jax import masks
+from ardiff_jax import masks, rows
+from ardiff_jax.hyperschedules import block
 from ardiff_jax.models import layers, presets
 from ardiff_jax.models.attention import attend, rotary_phases, rotate
+from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 
 BASE = TransformerConfig(vocab_size=11, model_dim=16, num_layers=2, num_heads=2, remat='none')
@@ -471,3 +473,26 @@ def test_products_have_the_gradients_of_plain_ones(dtype):
     assert a.dtype == b.dtype
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     np.testing.assert_allclose(a, b, rtol=0.02, atol=0.1)
+
+
+def test_a_denoiser_draws_dropout_with_a_key_and_only_with_a_key():
+  """Reading, one row and both passes over clean and noisy tokens: without one it is as if it had
+  none."""
+  schedule = block(LENGTH, 2, 2)
+  rules = dict(alignment='aligned', context='block_causal', window='full', bos_id=0, eos_id=0)
+  quiet, loud = (
+    make_denoiser(Transformer(config), schedule, **rules) for config in (BASE, changed(dropout=0.5))
+  )
+  variables, tokens = nn.meta.unbox(quiet.init(jax.random.key(0), LENGTH)), TOKENS % 11
+  shown = dict(
+    sigma=SIGMA, regions=schedule.regions(2), settle_step=jnp.asarray(schedule.settle_step)
+  )
+  tiles = rows.tiles(schedule, rows.tiled(schedule, jnp.asarray([0.1, 0.6])))
+  for call in (
+    lambda denoise, **key: denoise(variables, tokens, **shown, **key),
+    lambda denoise, **key: denoise.tiled(
+      variables, tokens, TOKENS, sigma=SIGMA, tiles=tiles, **key
+    ),
+  ):
+    np.testing.assert_array_equal(call(loud), call(quiet))
+    assert np.abs(call(loud, dropout_key=jax.random.key(0)) - call(quiet)).max() > 1e-3
