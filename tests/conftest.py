@@ -35,8 +35,7 @@ def pytest_addoption(parser):
   parser.addoption('--full', action='store_true', help='run the long products, too')
 
 
-# Each file runs in one of three processes, which keep two cores busy where some wait: the longest
-# must not be the last to begin.
+# Each file runs in one of two processes: the longest must not be the last to begin.
 LONGEST = ('configs', 'training', 'interruptions', 'processes', 'ablate', 'published_models')
 
 
