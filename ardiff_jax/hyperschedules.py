@@ -67,7 +67,7 @@ class Hyperschedule:
   Attributes:
     levels: int32[S+1, L] in 0..T.
     num_levels: T; the time of a level is last_time · level / T.
-    label: of the name.
+    label: holds the name, which is no part of a program.
     always_active: whether every position is active at every step, so that no row of the network
       ever needs hiding from another.
     left_to_right: whether at every step the settled positions come first, the active next and the

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 from conftest import ROOT, small_config
 from untrained import untrained
+from worlds import extend
 
 import ardiff_jax
 from ardiff_jax import masks, mesh
@@ -144,23 +145,6 @@ def test_logits_are_the_same_when_restored_on_eight_devices(name, tmp_path):
     with mesh.use(devices):
       ours = jax.jit(lambda params, shown=shown: run(name, network, params, *shown))(placed)
     np.testing.assert_allclose(ours[:, : wanted.shape[1]], wanted, atol=2e-5)
-
-
-@functools.partial(jax.jit, static_argnames=('denoiser', 'num_new'))
-def extend(denoiser, params, cache, tokens, sigma, window, step, cached_step, settle_step, num_new):
-  """Returns the logits of the window, and what is to be cached."""
-  features, entries = denoiser.extend(
-    params,
-    cache,
-    tokens,
-    sigma=sigma,
-    window=window,
-    step=step,
-    cached_step=cached_step,
-    settle_step=settle_step,
-    num_new=num_new,
-  )
-  return denoiser.project(params, features), entries
 
 
 def cached(name, width, step, sigma=None):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import worlds
 from covers import pairwise
 
 from ardiff_jax import rng, rows
@@ -21,6 +22,7 @@ from ardiff_jax.hyperschedules import (
   hybrid,
   slide,
 )
+from ardiff_jax.models.cache import Cache
 from ardiff_jax.models.denoiser import make_denoiser
 from ardiff_jax.models.transformer import Transformer, TransformerConfig
 from ardiff_jax.noise import absorbing, epsilon_hybrid, gamma_hybrid
@@ -243,25 +245,12 @@ def extend(denoiser, cache, canvas, sigma, window, step, cached_step, schedule, 
   window = np.asarray(window)
   if num_new is None:
     num_new, window = LENGTH + 1, np.append(window, np.full(LENGTH - len(window), -1))
-  return jitted_extend(
-    *(denoiser, cache, canvas, sigma, window, step, cached_step, schedule.settle_step, num_new)
-  )
+  rest = window, step, cached_step, schedule.settle_step, num_new
+  logits, entries = worlds.extend(denoiser, params(), cache, canvas, sigma, *rest)
+  return logits, write(cache, entries)
 
 
-@functools.partial(jax.jit, static_argnames=('denoiser', 'num_new'))
-def jitted_extend(denoiser, cache, canvas, sigma, window, step, cached_step, settle_step, num_new):
-  features, entries = denoiser.extend(
-    params(),
-    cache,
-    canvas,
-    sigma=sigma,
-    window=window,
-    step=step,
-    cached_step=cached_step,
-    settle_step=settle_step,
-    num_new=num_new,
-  )
-  return denoiser.project(params(), features), cache.write(entries)
+write = jax.jit(Cache.write)
 
 
 def sensitivities(denoiser, *arguments):

@@ -148,6 +148,23 @@ def jitted(denoise):
   )
 
 
+@functools.partial(jax.jit, static_argnames=('denoiser', 'num_new'))
+def extend(denoiser, params, cache, canvas, sigma, window, step, cached_step, settle_step, num_new):
+  """Returns the logits of the window, and what is to be cached."""
+  features, entries = denoiser.extend(
+    params,
+    cache,
+    canvas,
+    sigma=sigma,
+    window=window,
+    step=step,
+    cached_step=cached_step,
+    settle_step=settle_step,
+    num_new=num_new,
+  )
+  return denoiser.project(params, features), entries
+
+
 @World
 def uniform_denoise(params, canvas, *, sigma, regions, settle_step):
   """Predicts every token of a vocabulary of `params['vocab_size']` alike."""
