@@ -129,6 +129,41 @@ def test_average_follows_its_decay(text_file):
     )
 
 
+def test_what_is_evaluated_is_the_average_that_is_saved(text_file, tmp_path, monkeypatch):
+  seen = {}
+
+  def evaluate(config, prepared, params, step, mesh, writer):
+    seen[step] = checkpointing.fingerprint(params)
+    return {'nll_per_token': 0.0}
+
+  monkeypatch.setattr(loop, '_evaluate', evaluate)
+  loop.train(small_config('ar', text_file, eval_every=6), tmp_path / 'run')
+  model = ardiff_jax.load(tmp_path / 'run')
+  assert seen == {6: checkpointing.fingerprint(model.params)}
+
+
+def test_every_update_draws_rows_noise_and_dropout_of_its_own():
+  """The gradients are what the objective is given, so the parameters tell."""
+
+  def objective(denoise, params, examples, hyperschedule, dropout_key):
+    noise = jax.vmap(jax.random.uniform)(examples.keys)
+    dropped = jax.random.uniform(dropout_key, noise.shape)
+    return params * jnp.stack([examples.uniform, noise, dropped], axis=1)
+
+  optimizer, start = optax.sgd(1.0), jnp.zeros((1, 3))
+  step = jax.jit(
+    make_train_step(None, objective, optimizer, ema_decay=0.0, accumulate=2, dropout=True)
+  )
+  counted = np.ones((4, 3), bool)
+  batch = {'tokens': 0 * counted, 'loss_mask': counted, 'stop': ~counted[:, :1]}
+  state, found = TrainState(jnp.int32(0), start, start, optimizer.init(start)), [start]
+  for _ in range(3):
+    state = step(state, batch, None, jax.random.key(0))[0]
+    found.append(state.params)
+  moves = np.diff(np.concatenate(found), axis=0)
+  assert all(len(np.unique(moves[:, i])) == 3 for i in range(3))
+
+
 def test_only_the_newest_checkpoints_are_kept(text_file, tmp_path):
   for keep in (1, 2):
     config = small_config('ar', text_file, checkpoint_every=2, eval_every=6, keep=keep)
@@ -489,38 +524,3 @@ def test_state_is_a_pytree_without_boxes(text_file):
   assert isinstance(state, TrainState)
   boxes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
   assert not any(isinstance(x, nn.meta.AxisMetadata) for x in boxes)
-
-
-def test_what_is_evaluated_is_the_average_that_is_saved(text_file, tmp_path, monkeypatch):
-  seen = {}
-
-  def evaluate(config, prepared, params, step, mesh, writer):
-    seen[step] = checkpointing.fingerprint(params)
-    return {'nll_per_token': 0.0}
-
-  monkeypatch.setattr(loop, '_evaluate', evaluate)
-  loop.train(small_config('ar', text_file, eval_every=6), tmp_path / 'run')
-  model = ardiff_jax.load(tmp_path / 'run')
-  assert seen == {6: checkpointing.fingerprint(model.params)}
-
-
-def test_every_update_draws_rows_noise_and_dropout_of_its_own():
-  """The gradients are what the objective is given, so the parameters tell."""
-
-  def objective(denoise, params, examples, hyperschedule, dropout_key):
-    noise = jax.vmap(jax.random.uniform)(examples.keys)
-    dropped = jax.random.uniform(dropout_key, noise.shape)
-    return params * jnp.stack([examples.uniform, noise, dropped], axis=1)
-
-  optimizer, start = optax.sgd(1.0), jnp.zeros((1, 3))
-  step = jax.jit(
-    make_train_step(None, objective, optimizer, ema_decay=0.0, accumulate=2, dropout=True)
-  )
-  counted = np.ones((4, 3), bool)
-  batch = {'tokens': 0 * counted, 'loss_mask': counted, 'stop': ~counted[:, :1]}
-  state, found = TrainState(jnp.int32(0), start, start, optimizer.init(start)), [start]
-  for _ in range(3):
-    state = step(state, batch, None, jax.random.key(0))[0]
-    found.append(state.params)
-  moves = np.diff(np.concatenate(found), axis=0)
-  assert all(len(np.unique(moves[:, i])) == 3 for i in range(3))
